@@ -1,0 +1,5 @@
+"""The `triptych` command: parse, wire, call, print."""
+
+import typer
+
+app = typer.Typer()

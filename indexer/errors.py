@@ -1,0 +1,92 @@
+"""Every error that this project raises on purpose. Imports nothing local.
+
+TriptychError
+├── MediaError            one file: unreadable, empty, too large, changed while it was read
+│   └── MediaTooLarge     refused before anything large was allocated
+├── ManifestError         a manifest that cannot be read, or without a usable column
+├── StoreError            an index on disk
+│   ├── IndexNotFound     nothing there, or nothing registered
+│   ├── IndexCorrupt      a checksum, a header or a count is wrong
+│   ├── IndexTooNew       written by a later version
+│   ├── CommitConflict    another writer committed first
+│   └── PruneRefused      an update would delete more than a fifth
+├── ModelError            a model bundle or the weights for one
+│   ├── ModelNotFound     no bundle of that name or space in the cache
+│   ├── WeightsMissing    a package that carries weights is not installed
+│   └── SpaceMismatch     the query's space is not the index's
+├── QueryError            a query that cannot be understood
+└── ConfigError           an option, an environment variable or the configuration file
+
+A message says what came, what was expected and, as `hint`, what to do.
+"""
+
+from __future__ import annotations
+
+
+class TriptychError(Exception):
+    """Base of the tree. `hint` is the sentence that says what to do."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class MediaError(TriptychError):
+    """One file that gives no segment. The message leaves out the path; the caller knows it."""
+
+
+class MediaTooLarge(MediaError):
+    """Refused from the header, before anything large was allocated."""
+
+
+class ManifestError(TriptychError):
+    """A manifest that cannot be read, or that has no usable column."""
+
+
+class StoreError(TriptychError):
+    """Something about an index on disk."""
+
+
+class IndexNotFound(StoreError):
+    """No index there, or none registered."""
+
+
+class IndexCorrupt(StoreError):
+    """A checksum, a header or a count is wrong."""
+
+
+class IndexTooNew(StoreError):
+    """Written by a later version of this program."""
+
+
+class CommitConflict(StoreError):
+    """Another writer committed since this one looked."""
+
+
+class PruneRefused(StoreError):
+    """An update would delete more than a fifth of the items."""
+
+
+class ModelError(TriptychError):
+    """A model bundle, or the weights to build one."""
+
+
+class ModelNotFound(ModelError):
+    """No bundle of that name or space in the user's cache."""
+
+
+class WeightsMissing(ModelError):
+    """A package that carries weights is not installed."""
+
+
+class SpaceMismatch(ModelError):
+    """The query's vectors and the index's live in different spaces."""
+
+
+class QueryError(TriptychError):
+    """A query that cannot be understood."""
+
+
+class ConfigError(TriptychError):
+    """An option, an environment variable or the configuration file."""

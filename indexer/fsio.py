@@ -1,0 +1,113 @@
+"""Files that survive a crash: hashes, atomic writes, leases, and the hook that fault tests stop at.
+
+Nothing here knows what an index is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+CHUNK = 1 << 20  # bytes read at a time
+
+
+def hash_bytes(data: bytes) -> bytes:
+    """Content hash: the first 16 bytes of SHA-256."""
+    return hashlib.sha256(data).digest()[:16]
+
+
+def hash_file(path: Path) -> bytes:
+    """Content hash of a file, 16 bytes, read in pieces."""
+    return bytes.fromhex(sha256_file(path))[:16]
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fsync_dir(path: Path) -> None:
+    """Make renames and new names in a folder durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def fsync_file(path: Path) -> None:
+    """Make a file's content durable; for files that a library wrote."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write beside, fsync, replace: a reader sees the old bytes or the new ones, never a mixture."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+        raise
+    fsync_dir(path.parent)
+
+
+class Lease:
+    """A folder's owner, as long as its process lives: a lock file held open, and a note of who holds it.
+
+    The kernel frees the lock when the process dies, however it dies, so a lease never has to time out.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = FileLock(folder / "lease.lock")
+
+    def acquire(self) -> bool:
+        """Whether the lease is now ours."""
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        note = {"pid": os.getpid(), "since": time.time()}
+        (self.folder / "lease.json").write_text(json.dumps(note))
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def __enter__(self) -> Lease:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+@contextlib.contextmanager
+def short_lock(path: Path, timeout_s: float = 30.0) -> Iterator[None]:
+    """Hold a lock for the moment of a commit; `filelock.Timeout` where another holds it for longer."""
+    with FileLock(path).acquire(timeout=timeout_s):
+        yield
+
+
+def step(name: str) -> None:
+    """A named point of a commit. Under TRIPTYCH_STOP_AT=name the process stops here, for a test to kill."""
+    if os.environ.get("TRIPTYCH_STOP_AT") == name:
+        print(f"stopped at {name}", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGSTOP)
