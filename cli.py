@@ -1,5 +1,288 @@
-"""The `triptych` command: parse, wire, call, print."""
+"""The `triptych` command: parse, wire, call, print. No logic; libraries raise, only this file prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer()
+from indexer.errors import ConfigError, TriptychError
+from indexer.types import Modality
+from retrieval.config import Settings, load_settings
+
+HELP = """Search your own pictures, sounds and texts by one another, offline.
+
+\b
+  triptych index ~/Media
+  triptych search "a singing bird" --in image
+  triptych search ./cow.jpg --in text
+  triptych search ./bark.ogg --in image,text
+"""
+
+
+class App(typer.Typer):
+    """Typer with one table from errors to exit codes. TRIPTYCH_DEBUG=1 shows tracebacks instead."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        try:
+            return super().__call__(*args, **kwargs)
+        except TriptychError as error:
+            _explain(error.message, error.hint)
+        except OSError as error:
+            name = f": {os.fsdecode(error.filename)}" if error.filename else ""
+            _explain(f"{error.strerror or error}{name}", None)
+        sys.exit(2)
+
+
+def _explain(message: str, hint: str | None) -> None:
+    """One line that says what is wrong, one that says what to do."""
+    if os.environ.get("TRIPTYCH_DEBUG") == "1":
+        raise
+    from retrieval.render.escape import printable
+
+    _say(f"error: {printable(message)}" + (f"\n  {printable(hint)}" if hint else ""))
+
+
+app = App(
+    help=HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+models_app = typer.Typer(
+    help="Model bundles: list them, show one, build the starter.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(models_app, name="models")
+
+IndexFlag = Annotated[Path | None, typer.Option("--index", help="The index, or a folder that holds one.")]
+ModelFlag = Annotated[
+    str | None, typer.Option("--model", help="A name or space id from `triptych models list`.")
+]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command(epilog='Example: triptych search "a singing bird" --in image -k 5')
+def search(
+    query: Annotated[
+        str, typer.Argument(help="Words, a picture, a sound, or - for stdin; text: and file: force.")
+    ],
+    within: Annotated[
+        str | None, typer.Option("--in", help="Modalities to search: image,text,audio.")
+    ] = None,
+    k: Annotated[int | None, typer.Option("-k", min=1, help="Hits to show.")] = None,
+    index: IndexFlag = None,
+    model: ModelFlag = None,
+    segments: Annotated[
+        bool, typer.Option("--segments", help="Show every segment, not its item once.")
+    ] = False,
+    as_json: JsonFlag = False,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="Print a JSON object a line.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    paths: Annotated[bool, typer.Option("--paths", help="Print bare paths.")] = False,
+    nul: Annotated[bool, typer.Option("-0", help="Print bare paths, each ended by a NUL.")] = False,
+) -> None:
+    """Find items by words, a picture or a sound. Exits 0 with hits, 1 without, 2 on an error."""
+    from retrieval.query.searcher import Searcher
+    from retrieval.render.data import Format, pick_format
+
+    form = pick_format({"json": as_json, "jsonl": jsonl, "csv": as_csv, "paths": paths, "nul": nul})
+    settings = load_settings()
+    with Searcher.open(_choose(index, settings), model=model) as searcher:
+        result = searcher.search(query, k=k or settings.k, modalities=_modalities(within), segments=segments)
+    if form is Format.TABLE:
+        from retrieval.render.table import print_hits
+
+        if result.hits:
+            print_hits(result, _console())
+        else:
+            _say("nothing found")
+    else:
+        from retrieval.render.data import render
+
+        sys.stdout.buffer.write(render(result, form))
+    raise typer.Exit(0 if result.hits else 1)
+
+
+@app.command(epilog="Example: triptych index ~/Media ~/Sounds --index ~/my.triptych")
+def index(
+    sources: Annotated[
+        list[Path] | None, typer.Argument(help="Folders, or manifests (.parquet .csv .jsonl).")
+    ] = None,
+    index: IndexFlag = None,
+    model: ModelFlag = None,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Allow deleting more than a fifth of a root.")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 2 if any file failed.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Decode processes.")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0.1, help="Seconds that one file may take.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Index folders or manifests, or bring an index up to date (without SOURCES: everything it covers)."""
+    from retrieval.indexing import run_index
+    from retrieval.render.progress import Progress
+    from retrieval.render.report import update_json, update_lines
+
+    settings = load_settings().with_flags(model=model, workers=workers, timeout_s=timeout)
+    with Progress(_console(stderr=True)) as progress:
+        report = run_index(sources or [], named=index, settings=settings, prune=prune, on_event=progress)
+    if as_json:
+        _print_json(update_json(report))
+    else:
+        for line in update_lines(report):
+            _say(line)
+    raise typer.Exit(2 if strict and report.failures else 0)
+
+
+@app.command(epilog="Example: triptych info --failures")
+def info(
+    index: IndexFlag = None,
+    failures: Annotated[
+        bool, typer.Option("--failures", help="List files that gave nothing, and why.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """What an index covers: roots, counts by modality, space, parts, size, generations."""
+    from retrieval.render.report import failure_rows, info_json, info_lines
+
+    chosen = _choose(index, load_settings())
+    if failures:
+        rows = failure_rows(chosen)
+        _print_json(rows) if as_json else [print(f"{row['path']}: {row['error']}") for row in rows]
+    elif as_json:
+        _print_json(info_json(chosen))
+    else:
+        print("\n".join(info_lines(chosen)))
+
+
+@app.command(epilog="Example: triptych verify --index ~/Media")
+def verify(index: IndexFlag = None, as_json: JsonFlag = False) -> None:
+    """Check every file of an index: counts, checksums, orphans. Exits 2 and says what is wrong."""
+    from indexer.verify import verify as check
+    from retrieval.render.report import verify_json, verify_lines
+
+    report = check(_choose(index, load_settings()))
+    if as_json:
+        _print_json(verify_json(report))
+    else:
+        print("\n".join(verify_lines(report)))
+    raise typer.Exit(2 if report.problems else 0)
+
+
+@app.command(epilog="Example: triptych forget ~/Media/private")
+def forget(
+    paths: Annotated[list[Path], typer.Argument(help="Files or folders whose rows are removed for good.")],
+    index: IndexFlag = None,
+) -> None:
+    """Remove files from an index physically: rows, texts and vectors. The files themselves are not touched."""
+    from indexer.build import forget as remove
+
+    count = remove(_choose(index, load_settings()), paths)
+    _say(f"forgot {count} item{'s' * (count != 1)}")
+    raise typer.Exit(0 if count else 1)
+
+
+@app.command(epilog='Example: triptych embed "a red hat" ./hat.png --out hats.npy')
+def embed(
+    inputs: Annotated[list[str], typer.Argument(help="As a search's query; - reads one a line from stdin.")],
+    out: Annotated[Path, typer.Option(help="A .npy (with a .jsonl beside it) or a .parquet.")],
+    model: ModelFlag = None,
+    segments: Annotated[bool, typer.Option("--segments", help="A row a segment, not an input.")] = False,
+) -> None:
+    """Vectors of any texts, pictures and sounds; a row of NaN where an input cannot be read."""
+    from retrieval.models.registry import load_model
+    from retrieval.render.progress import building
+
+    from retrieval.embedding import check_out, embed_inputs, write_rows
+
+    check_out(out)
+    names = [line.rstrip("\r\n") for line in sys.stdin] if inputs == ["-"] else inputs
+    with building(_console(stderr=True)) as progress:
+        bundle = load_model(model or load_settings().model, progress=progress)
+    rows = list(embed_inputs(names, bundle.tower, dim=bundle.dim, segments=segments))
+    write_rows(rows, out, dim=bundle.dim, space_id=bundle.space_id)
+    for row in rows:
+        if row.error:
+            _say(f"{row.label}: {row.error}")
+    _say(f"{len(rows)} vectors of {bundle.dim} dimensions in {out}")
+
+
+@models_app.command("list", epilog="Example: triptych models list")
+def models_list(as_json: JsonFlag = False) -> None:
+    """The models in the cache, and the starter."""
+    from retrieval.models.registry import list_models
+    from retrieval.render.report import model_lines, models_json
+
+    models = list_models()
+    if as_json:
+        _print_json(models_json(models))
+    else:
+        print("\n".join(model_lines(models)))
+
+
+@models_app.command("show", epilog="Example: triptych models show starter")
+def models_show(name: Annotated[str, typer.Argument(help="A name or space id.")] = "starter") -> None:
+    """One model's towers, weights, licences and space, as JSON."""
+    from retrieval.models.registry import model_spec
+
+    _print_json(model_spec(name))
+
+
+@models_app.command("build", epilog="Example: triptych models build starter")
+def models_build(
+    name: Annotated[str, typer.Argument(help="Only `starter` can be built.")] = "starter",
+) -> None:
+    """Build the starter model from the weights in the installed packages."""
+    from retrieval.models.registry import load_model
+    from retrieval.render.progress import building
+
+    if name != "starter":
+        raise ConfigError(f"{name!r} cannot be built", hint="only `starter` can")
+    with building(_console(stderr=True)) as progress:
+        bundle = load_model(name, progress=progress)
+    _say(f"{bundle.name}: {', '.join(bundle.modalities)} in space {bundle.space_id[:12]}, {bundle.path}")
+
+
+def _choose(named: Path | None, settings: Settings) -> Path:
+    """The index to read, said on stderr unless it was named."""
+    from retrieval.places import for_reading
+
+    choice = for_reading(named, settings.index)
+    if named is None:
+        _say(f"index {choice.path} ({choice.why})")
+    return choice.path
+
+
+def _modalities(argument: str | None) -> tuple[Modality, ...]:
+    names = [name.strip().lower() for name in (argument or "").split(",") if name.strip()]
+    try:
+        return tuple(dict.fromkeys(Modality(name) for name in names))
+    except ValueError:
+        raise ConfigError(
+            f"--in is {argument!r}", hint=f"it takes one or more of {','.join(Modality)}"
+        ) from None
+
+
+def _console(*, stderr: bool = False) -> Any:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, markup=False)
+
+
+def _say(line: str) -> None:
+    """Talk goes to stderr; stdout is data."""
+    print(line, file=sys.stderr)
+
+
+def _print_json(value: object) -> None:
+    import json
+
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))

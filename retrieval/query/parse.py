@@ -1,0 +1,100 @@
+"""What a query argument means: words, a file, or what comes on standard input. Encodes nothing."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from indexer.media.kinds import modality_of, sniff
+
+from indexer.errors import QueryError
+from indexer.types import Modality
+from retrieval.types import Query
+
+MAX_STDIN = 64 << 20  # bytes of a query on standard input
+
+
+def parse_query(argument: str, *, stdin: Callable[[], bytes] | None = None) -> Query:
+    """A query from one argument of the command line.
+
+    `text:` and `file:` force the kind and `-` reads standard input, words or a picture or a sound. Without
+    a prefix an existing file of a known kind is a file, what looks like a path but is none is an error, and
+    everything else is words.
+    """
+    if argument == "-":
+        return _from_bytes((stdin or _read_stdin)())
+    if argument.startswith("text:"):
+        return _words(argument.removeprefix("text:"))
+    if argument.startswith("file:"):
+        return _file(Path(argument.removeprefix("file:")).expanduser())
+    path = Path(argument).expanduser()
+    if _is_file(path) and (modality_of(path.name) is not None or _looks_like_path(argument)):
+        return _file(path)
+    if _looks_like_path(argument):
+        raise QueryError(
+            f"{argument} is no file", hint=f"check the path, or search for the words with 'text:{argument}'"
+        )
+    return _words(argument)
+
+
+def _words(text: str) -> Query:
+    clean = text.encode("utf-8", "replace").decode("utf-8").strip()
+    if not clean:
+        raise QueryError("the query is empty", hint="give words, a picture or a sound")
+    return Query(Modality.TEXT, text=clean)
+
+
+def _file(path: Path) -> Query:
+    if not path.exists():
+        raise QueryError(f"{path} does not exist", hint="check the path")
+    if not path.is_file():
+        raise QueryError(f"{path} is not a regular file", hint="name a picture, a sound or a text file")
+    modality = modality_of(path.name)
+    if modality is None:
+        with path.open("rb") as file:
+            modality = sniff(file.read(4096))
+    if modality is None:
+        raise QueryError(
+            f"{path} is neither picture, sound nor text", hint="convert it, or search with words"
+        )
+    return Query(modality, path=path)
+
+
+def _from_bytes(data: bytes) -> Query:
+    """Bytes from standard input: words if they are plain text, else a medium, kept in a temporary file."""
+    modality = sniff(data[:4096])
+    if modality in (Modality.IMAGE, Modality.AUDIO):
+        handle, name = tempfile.mkstemp(prefix="triptych-query-")
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        return Query(modality, path=Path(name))
+    try:
+        return _words(data.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise QueryError(
+            "standard input is neither text, picture nor sound", hint="pipe UTF-8 words or a media file"
+        ) from None
+
+
+def _read_stdin() -> bytes:
+    data = sys.stdin.buffer.read(MAX_STDIN + 1)
+    if len(data) > MAX_STDIN:
+        raise QueryError(f"standard input is over {MAX_STDIN >> 20} MB", hint="save it and name the file")
+    return data
+
+
+def _looks_like_path(argument: str) -> bool:
+    """Whether nobody would type this as words: it starts like a path, or is one word ending in a media suffix."""
+    if argument.startswith(("./", "../", "/", "~/")):
+        return True
+    return not any(c.isspace() for c in argument) and modality_of(argument) is not None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long for the file system, or with a NUL: words
+        return False

@@ -1,0 +1,136 @@
+"""The search itself: a query's vector against one generation, segments to items, lists to one list."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from indexer.snapshot import Snapshot
+
+from indexer.errors import QueryError
+from indexer.types import FloatArray, Item, Modality, Segment
+from retrieval.query.fuse import interleave
+from retrieval.types import Hit, Query, SearchResult
+
+OVERFETCH = 4  # segments asked for, a hit wanted: an item may have many segments
+
+
+class Stopwatch:
+    """Milliseconds a stage."""
+
+    def __init__(self) -> None:
+        self.milliseconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.milliseconds[name] = self.milliseconds.get(name, 0.0) + (time.perf_counter() - start) * 1e3
+
+
+def search(
+    snapshot: Snapshot,
+    query: Query,
+    vector: FloatArray,
+    *,
+    k: int,
+    modalities: Sequence[Modality] = (),
+    segments: bool = False,
+    watch: Stopwatch | None = None,
+) -> SearchResult:
+    """The k best items for a query's unit vector, or with `segments` the k best segments.
+
+    `modalities` limits what is searched; without it, all that the index has. QueryError where the index has
+    none of those asked for.
+    """
+    watch = watch or Stopwatch()
+    wanted = searchable(snapshot, modalities)
+    with watch.stage("search"):
+        find = segment_hits if segments else item_hits
+        lists = [find(snapshot, vector, modality, k) for modality in wanted]
+    with watch.stage("fuse"):
+        hits = interleave(lists, k, key=_segment_key if segments else _item_key)
+    generation = snapshot.generation
+    return SearchResult(
+        query=query,
+        hits=tuple(hits),
+        index=snapshot.path,
+        generation=generation.number,
+        model=snapshot.model,
+        space_id=snapshot.space_id,
+        searched=tuple(wanted),
+        milliseconds=watch.milliseconds,
+    )
+
+
+def searchable(snapshot: Snapshot, modalities: Sequence[Modality]) -> list[Modality]:
+    """The modalities to search, in order; QueryError where the index has none of those asked for."""
+    present = [modality for modality in Modality if snapshot.counts.get(modality, 0) > 0]
+    wanted = [modality for modality in present if not modalities or modality in modalities]
+    if modalities and not wanted and present:
+        asked = ", ".join(modalities)
+        raise QueryError(f"the index has no {asked}", hint=f"it has {', '.join(present)}: choose with --in")
+    return wanted
+
+
+def item_hits(snapshot: Snapshot, vector: FloatArray, modality: Modality, k: int) -> list[Hit]:
+    """The k best items of one modality, each by its best segment: score first, then item id."""
+    total, asked = snapshot.counts[modality], k * OVERFETCH
+    while True:
+        found = _hits(snapshot, vector, modality, min(asked, total))
+        best: dict[str, Hit] = {}
+        for hit in found:
+            best.setdefault(hit.item_id, hit)
+        # Not `> k`: a tie at the cut could continue among segments that were not asked for.
+        settled = len(best) > k and list(best.values())[k].score < list(best.values())[k - 1].score
+        if settled or asked >= total:
+            return list(best.values())[:k]
+        asked *= 4
+
+
+def segment_hits(snapshot: Snapshot, vector: FloatArray, modality: Modality, k: int) -> list[Hit]:
+    """The k best segments of one modality, one hit for every item that holds each."""
+    return _hits(snapshot, vector, modality, min(k, snapshot.counts[modality]))[:k]
+
+
+def _hits(snapshot: Snapshot, vector: FloatArray, modality: Modality, count: int) -> list[Hit]:
+    """Every item of the `count` best segments, best first: score, then item id, then start."""
+    candidates = snapshot.search(modality, vector, count)
+    found = snapshot.segments(candidates)
+    items = snapshot.items_of({(s.content_hash, s.modality, s.source) for s in found})
+    hits = [
+        _hit(snapshot, segment, item, float(score))
+        for segment, score in zip(found, candidates.score, strict=True)
+        for item in items.get((segment.content_hash, segment.modality, segment.source), ())
+    ]
+    return sorted(hits, key=_order)
+
+
+def _item_key(hit: Hit) -> str:
+    return hit.item_id
+
+
+def _segment_key(hit: Hit) -> tuple[object, ...]:
+    return hit.item_id, hit.modality, hit.source, hit.range
+
+
+def _order(hit: Hit) -> tuple[float, str, float]:
+    return -hit.score, hit.item_id, hit.range.start if hit.range else 0.0
+
+
+def _hit(snapshot: Snapshot, segment: Segment, item: Item, score: float) -> Hit:
+    root = snapshot.roots.get(item.root_id)
+    base = root.base if root else ""
+    return Hit(
+        rank=0,
+        item_id=item.id,
+        path=os.path.join(base, item.path) if base else item.path,  # noqa: PTH118 - surrogates stay as they are
+        modality=segment.modality,
+        source=segment.source,
+        score=score,
+        range=segment.range,
+        text=segment.text,
+        metadata=item.metadata,
+    )

@@ -1,0 +1,93 @@
+"""Results for programs: JSON, JSON lines, CSV, bare paths. Paths are given exactly, texts unescaped."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+from indexer.errors import ConfigError
+from retrieval.types import Hit, SearchResult
+
+
+class Format(StrEnum):
+    """What goes to stdout."""
+
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
+    CSV = "csv"
+    PATHS = "paths"
+    NUL = "nul"  # paths, each ended by a NUL, for xargs -0
+
+
+def pick_format(flags: Mapping[str, bool]) -> Format:
+    """The one format whose flag is set, else the table. ConfigError where there are two."""
+    chosen = [Format(name) for name, is_set in flags.items() if is_set]
+    if len(chosen) > 1:
+        raise ConfigError(f"two output formats: {chosen[0]} and {chosen[1]}", hint="choose one")
+    return chosen[0] if chosen else Format.TABLE
+
+
+COLUMNS = ("rank", "score", "modality", "source", "path", "start", "end", "text", "item")
+
+
+def render(result: SearchResult, form: Format) -> bytes:
+    """The bytes for stdout; a path that is not UTF-8 keeps its bytes in `paths` and `nul`."""
+    if form is Format.JSON:
+        return (json.dumps(as_json(result), ensure_ascii=False, indent=2) + "\n").encode("utf-8", "replace")
+    if form is Format.JSONL:
+        lines = [json.dumps(hit_json(hit), ensure_ascii=False) + "\n" for hit in result.hits]
+        return "".join(lines).encode("utf-8", "replace")
+    if form is Format.CSV:
+        return _csv(result).encode("utf-8", "replace")
+    end = b"\0" if form is Format.NUL else b"\n"
+    return b"".join(os.fsencode(hit.path) + end for hit in result.hits)
+
+
+def as_json(result: SearchResult) -> dict[str, Any]:
+    """The whole result as one JSON object."""
+    return {
+        "query": result.query.label,
+        "query_modality": result.query.modality.value,
+        "index": str(result.index),
+        "generation": result.generation,
+        "model": result.model,
+        "space_id": result.space_id,
+        "searched": [modality.value for modality in result.searched],
+        "hits": [hit_json(hit) for hit in result.hits],
+    }
+
+
+def hit_json(hit: Hit) -> dict[str, Any]:
+    """One hit; `path_bytes` (hex) is there only where the path is not UTF-8."""
+    entry: dict[str, Any] = {
+        "rank": hit.rank,
+        "score": round(hit.score, 6),
+        "modality": hit.modality.value,
+        "source": hit.source.value,
+        "path": hit.path.encode("utf-8", "backslashreplace").decode("utf-8"),
+        "item": hit.item_id,
+    }
+    raw = os.fsencode(hit.path)
+    if entry["path"].encode() != raw:
+        entry["path_bytes"] = raw.hex()
+    if hit.range is not None:
+        entry["start"], entry["end"] = hit.range.start, hit.range.end
+    if hit.text is not None:
+        entry["text"] = hit.text
+    if hit.metadata:
+        entry["metadata"] = dict(hit.metadata)
+    return entry
+
+
+def _csv(result: SearchResult) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(hit_json(hit) for hit in result.hits)
+    return buffer.getvalue()

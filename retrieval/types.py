@@ -1,0 +1,72 @@
+"""What a search takes and gives: queries, hits, results. Plain data, no behaviour beyond what derives.
+
+Imports nothing from this package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from indexer.types import Modality, Range, Source
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One thing to look for: words, or a file that holds a picture, a sound or a text."""
+
+    modality: Modality
+    text: str | None = None  # the words themselves
+    path: Path | None = None  # or the file to read
+
+    @property
+    def label(self) -> str:
+        """What to call it in talk and tables."""
+        return self.text if self.text is not None else str(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One line of a result: an item, shown by its best segment; or with `--segments` the segment itself."""
+
+    rank: int  # from 1
+    item_id: str
+    path: str  # of the item, absolute where its root is a folder
+    modality: Modality  # of the segment that matched
+    source: Source
+    score: float  # cosine, in [-1, 1]; higher is better; not comparable between modalities
+    range: Range | None = None
+    text: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def where(self) -> str:
+        """The range as a person reads it: `0:05-0:15` of a sound, `120-480` of a text, else empty."""
+        if self.range is None:
+            return ""
+        if self.modality is Modality.AUDIO:
+            return f"{clock(self.range.start)}-{clock(self.range.end)}"
+        return f"{self.range.start:.0f}-{self.range.end:.0f}"
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """The hits, and what they were found in."""
+
+    query: Query
+    hits: tuple[Hit, ...]
+    index: Path
+    generation: int
+    model: str
+    space_id: str
+    searched: tuple[Modality, ...]  # modalities that have vectors and were asked for
+    milliseconds: Mapping[str, float] = field(default_factory=dict)  # a stage's name -> its time
+
+
+def clock(seconds: float) -> str:
+    """Seconds as `m:ss.s`, tenths only where there are any."""
+    minutes, rest = divmod(round(seconds, 1), 60)
+    whole = f"{int(minutes)}:{int(rest):02d}"
+    tenth = round(rest % 1 * 10)
+    return f"{whole}.{tenth}" if tenth else whole
