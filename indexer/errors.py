@@ -3,6 +3,7 @@
 TriptychError
 ├── MediaError            one file: unreadable, empty, too large, changed while it was read
 │   └── MediaTooLarge     refused before anything large was allocated
+├── WorkerError           decode workers that cannot start
 ├── ManifestError         a manifest that cannot be read, or without a usable column
 ├── StoreError            an index on disk
 │   ├── IndexNotFound     nothing there, or nothing registered
@@ -38,6 +39,10 @@ class MediaError(TriptychError):
 
 class MediaTooLarge(MediaError):
     """Refused from the header, before anything large was allocated."""
+
+
+class WorkerError(TriptychError):
+    """Decode workers that cannot start: nothing to do with any one file."""
 
 
 class ManifestError(TriptychError):
