@@ -95,15 +95,13 @@ def search(
 
     form = pick_format({"json": as_json, "jsonl": jsonl, "csv": as_csv, "paths": paths, "nul": nul})
     settings = load_settings()
-    with Searcher.open(_choose(index, settings), model=model) as searcher:
+    place = _choose(index, settings)
+    with Searcher.open(place, model=model, threads=settings.threads, on_build=_say_build) as searcher:
         result = searcher.search(query, k=k or settings.k, modalities=_modalities(within), segments=segments)
     if form is Format.TABLE:
-        from retrieval.render.table import print_hits
+        from retrieval.render.table import hit_lines
 
-        if result.hits:
-            print_hits(result, _console())
-        else:
-            _say("nothing found")
+        print("\n".join(hit_lines(result))) if result.hits else _say("nothing found")
     else:
         from retrieval.render.data import render
 
@@ -127,17 +125,27 @@ def index(
     as_json: JsonFlag = False,
 ) -> None:
     """Index folders or manifests, or bring an index up to date (without SOURCES: everything it covers)."""
-    from retrieval.indexing import run_index
-    from retrieval.render.progress import Progress
+    from retrieval.indexing import place_for, update_index
+    from retrieval.render.progress import UpdateProgress, build_progress
     from retrieval.render.report import update_json, update_lines
 
-    settings = load_settings().with_flags(model=model, workers=workers, timeout_s=timeout)
-    with Progress(_console(stderr=True)) as progress:
-        report = run_index(sources or [], named=index, settings=settings, prune=prune, on_event=progress)
+    settings = load_settings().with_flags(workers=workers, timeout_s=timeout)
+    console = _console()
+    place = place_for(sources or [], index, settings)
+    with build_progress(console) as on_build, UpdateProgress(console) as on_event:
+        report = update_index(
+            place,
+            sources or [],
+            settings=settings,
+            model=model,
+            prune=prune,
+            on_event=on_event,
+            on_build=on_build,
+        )
     if as_json:
         _print_json(update_json(report))
     else:
-        for line in update_lines(report):
+        for line in update_lines(report, place):
             _say(line)
     raise typer.Exit(2 if strict and report.failures else 0)
 
@@ -182,7 +190,7 @@ def forget(
     paths: Annotated[list[Path], typer.Argument(help="Files or folders whose rows are removed for good.")],
     index: IndexFlag = None,
 ) -> None:
-    """Remove files from an index physically: rows, texts and vectors. The files themselves are not touched."""
+    """Remove files from an index physically: rows, texts and vectors. Leaves the files alone."""
     from indexer.build import forget as remove
 
     count = remove(_choose(index, load_settings()), paths)
@@ -198,14 +206,13 @@ def embed(
     segments: Annotated[bool, typer.Option("--segments", help="A row a segment, not an input.")] = False,
 ) -> None:
     """Vectors of any texts, pictures and sounds; a row of NaN where an input cannot be read."""
-    from retrieval.models.registry import load_model
-    from retrieval.render.progress import building
-
     from retrieval.embedding import check_out, embed_inputs, write_rows
+    from retrieval.models.registry import load_model
+    from retrieval.render.progress import build_progress
 
     check_out(out)
     names = [line.rstrip("\r\n") for line in sys.stdin] if inputs == ["-"] else inputs
-    with building(_console(stderr=True)) as progress:
+    with build_progress(_console()) as progress:
         bundle = load_model(model or load_settings().model, progress=progress)
     rows = list(embed_inputs(names, bundle.tower, dim=bundle.dim, segments=segments))
     write_rows(rows, out, dim=bundle.dim, space_id=bundle.space_id)
@@ -219,13 +226,13 @@ def embed(
 def models_list(as_json: JsonFlag = False) -> None:
     """The models in the cache, and the starter."""
     from retrieval.models.registry import list_models
-    from retrieval.render.report import model_lines, models_json
+    from retrieval.render.report import models_json, models_lines
 
     models = list_models()
     if as_json:
         _print_json(models_json(models))
     else:
-        print("\n".join(model_lines(models)))
+        print("\n".join(models_lines(models)))
 
 
 @models_app.command("show", epilog="Example: triptych models show starter")
@@ -242,11 +249,11 @@ def models_build(
 ) -> None:
     """Build the starter model from the weights in the installed packages."""
     from retrieval.models.registry import load_model
-    from retrieval.render.progress import building
+    from retrieval.render.progress import build_progress
 
     if name != "starter":
         raise ConfigError(f"{name!r} cannot be built", hint="only `starter` can")
-    with building(_console(stderr=True)) as progress:
+    with build_progress(_console()) as progress:
         bundle = load_model(name, progress=progress)
     _say(f"{bundle.name}: {', '.join(bundle.modalities)} in space {bundle.space_id[:12]}, {bundle.path}")
 
@@ -271,15 +278,22 @@ def _modalities(argument: str | None) -> tuple[Modality, ...]:
         ) from None
 
 
-def _console(*, stderr: bool = False) -> Any:
+def _console() -> Any:
+    """Where talk and progress go."""
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, markup=False)
+    return Console(stderr=True, highlight=False, markup=False)
 
 
 def _say(line: str) -> None:
     """Talk goes to stderr; stdout is data."""
     print(line, file=sys.stderr)
+
+
+def _say_build(_step: str, share: float) -> None:
+    """One line where a search must first build the starter."""
+    if share == 0:
+        _say("building the starter model, once (under a minute)")
 
 
 def _print_json(value: object) -> None:

@@ -37,7 +37,7 @@ def stamps_demo(index: Path) -> int:
         "index", str(STAMPS / "manifest.parquet"), *named, show="index tuxpaint-stamps/manifest.parquet"
     ):
         return 2
-    cow, bark = stamp("animals/mammals/cow"), stamp("animals/mammals/dog", "audio")
+    cow, bark = stamp("animals/mammals/bovines/cow"), stamp("animals/mammals/dogs/dog", "audio")
     for title, arguments in (
         ("words -> pictures", ("search", "a singing bird", "--in", "image")),
         ("words -> sounds", ("search", "a ringing bell", "--in", "audio")),

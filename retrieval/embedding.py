@@ -91,7 +91,7 @@ def _pooled(rows: Sequence[Row]) -> Row:
 
 
 def write_rows(rows: Sequence[Row], out: Path, *, dim: int, space_id: str) -> None:
-    """A .npy of shape (rows, dim) with a .jsonl beside it, or one .parquet. ConfigError for other suffixes."""
+    """A .npy of shape (rows, dim) with a .jsonl beside it, or one .parquet; see `check_out`."""
     vectors = np.stack([row.vector for row in rows]) if rows else np.zeros((0, dim), np.float32)
     if out.suffix == ".npy":
         with out.open("wb") as file:
@@ -100,10 +100,8 @@ def write_rows(rows: Sequence[Row], out: Path, *, dim: int, space_id: str) -> No
         write_atomic(
             out.with_suffix(".jsonl"), "".join(line + "\n" for line in lines).encode("utf-8", "replace")
         )
-    elif out.suffix == ".parquet":
-        _write_parquet(rows, vectors, out, space_id)
     else:
-        raise ConfigError(f"--out is {out}", hint="it takes a name ending in .npy or .parquet")
+        _write_parquet(rows, vectors, out, space_id)
 
 
 def check_out(out: Path) -> None:

@@ -32,12 +32,12 @@ class Hit:
 
     rank: int  # from 1
     item_id: str
-    path: str  # of the item, absolute where its root is a folder
+    path: str  # of the file to open: the one that matched, or what a caption describes
     modality: Modality  # of the segment that matched
     source: Source
     score: float  # cosine, in [-1, 1]; higher is better; not comparable between modalities
     range: Range | None = None
-    text: str | None = None
+    text: str | None = None  # that matched; of a picture or sound in a manifest, its caption
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -58,8 +58,8 @@ class SearchResult:
     hits: tuple[Hit, ...]
     index: Path
     generation: int
-    model: str
-    space_id: str
+    model: str | None  # None: the index holds no vector yet
+    space_id: str | None
     searched: tuple[Modality, ...]  # modalities that have vectors and were asked for
     milliseconds: Mapping[str, float] = field(default_factory=dict)  # a stage's name -> its time
 

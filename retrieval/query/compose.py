@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 import numpy as np
+import numpy.typing as npt
 
 from indexer.errors import MediaError, QueryError
 from indexer.types import Encoder, FloatArray, Prepared
@@ -42,7 +43,8 @@ def prepare(query: Query, encoder: Encoder) -> Iterator[Prepared]:
     return iter(prepare_text(query.text or "", encoder.preparer))
 
 
-def unit(vector: FloatArray) -> FloatArray:
+def unit(vector: npt.ArrayLike) -> FloatArray:
     """A vector at length 1, float32; a zero vector stays zero."""
-    length = float(np.linalg.norm(vector))
-    return np.asarray(vector / length if length > 0 else vector, dtype=np.float32)
+    wide = np.asarray(vector, dtype=np.float64)
+    length = float(np.linalg.norm(wide))
+    return (wide / length if length > 0 else wide).astype(np.float32)

@@ -8,9 +8,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from indexer.media.kinds import modality_of, sniff
-
 from indexer.errors import QueryError
+from indexer.media.kinds import HEAD_BYTES, modality_of, modality_of_content
 from indexer.types import Modality
 from retrieval.types import Query
 
@@ -55,7 +54,7 @@ def _file(path: Path) -> Query:
     modality = modality_of(path.name)
     if modality is None:
         with path.open("rb") as file:
-            modality = sniff(file.read(4096))
+            modality = modality_of_content(file.read(HEAD_BYTES))
     if modality is None:
         raise QueryError(
             f"{path} is neither picture, sound nor text", hint="convert it, or search with words"
@@ -65,7 +64,7 @@ def _file(path: Path) -> Query:
 
 def _from_bytes(data: bytes) -> Query:
     """Bytes from standard input: words if they are plain text, else a medium, kept in a temporary file."""
-    modality = sniff(data[:4096])
+    modality = modality_of_content(data[:HEAD_BYTES])
     if modality in (Modality.IMAGE, Modality.AUDIO):
         handle, name = tempfile.mkstemp(prefix="triptych-query-")
         with os.fdopen(handle, "wb") as file:
@@ -87,7 +86,7 @@ def _read_stdin() -> bytes:
 
 
 def _looks_like_path(argument: str) -> bool:
-    """Whether nobody would type this as words: it starts like a path, or is one word ending in a media suffix."""
+    """Whether nobody types this as words: it starts like a path, or is one word with a media suffix."""
     if argument.startswith(("./", "../", "/", "~/")):
         return True
     return not any(c.isspace() for c in argument) and modality_of(argument) is not None

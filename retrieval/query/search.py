@@ -7,10 +7,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from indexer.snapshot import Snapshot
-
 from indexer.errors import QueryError
-from indexer.types import FloatArray, Item, Modality, Segment
+from indexer.snapshot import Snapshot
+from indexer.types import FloatArray, Item, Modality, Segment, Source
 from retrieval.query.fuse import interleave
 from retrieval.types import Hit, Query, SearchResult
 
@@ -126,11 +125,25 @@ def _hit(snapshot: Snapshot, segment: Segment, item: Item, score: float) -> Hit:
     return Hit(
         rank=0,
         item_id=item.id,
-        path=os.path.join(base, item.path) if base else item.path,  # noqa: PTH118 - surrogates stay as they are
+        path=os.path.join(base, _shown_path(segment, item)),  # noqa: PTH118 - undecodable bytes stay as they are
         modality=segment.modality,
         source=segment.source,
         score=score,
         range=segment.range,
-        text=segment.text,
+        text=segment.text if segment.text is not None else _caption(item),
         metadata=item.metadata,
     )
+
+
+def _shown_path(segment: Segment, item: Item) -> str:
+    """The file to open for a hit: the one that matched; for a caption, the medium that it describes."""
+    key = segment.content_hash, segment.modality, segment.source
+    files = [member for member in item.members if member.path is not None]
+    if segment.source is not Source.CAPTION:
+        files.sort(key=lambda member: member.key != key)
+    return (files[0].path if files else None) or item.path
+
+
+def _caption(item: Item) -> str | None:
+    """What a manifest says of a picture or sound that was found."""
+    return next((member.text for member in item.members if member.text), None)

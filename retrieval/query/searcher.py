@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from indexer.errors import ModelNotFound, SpaceMismatch
 from indexer.snapshot import Snapshot
-
-from indexer.errors import SpaceMismatch
 from indexer.types import Modality
 from retrieval.query.compose import compose
 from retrieval.query.parse import parse_query
@@ -28,15 +27,20 @@ class Searcher:
         self.model = model
 
     @classmethod
-    def open(cls, index: Path, *, model: str | None = None) -> Searcher:
-        """Open an index and find its model in the user's cache, by space.
+    def open(
+        cls,
+        index: Path,
+        *,
+        model: str | None = None,
+        threads: int = 0,
+        on_build: Callable[[str, float], None] | None = None,
+    ) -> Searcher:
+        """Open an index and find its model in the user's cache, by space; the starter is built if need be.
 
         SpaceMismatch where `model` names one of another space; ModelNotFound where the cache lacks it.
         """
-        from retrieval.models.registry import find_model
-
         snapshot = Snapshot.open(index)
-        found = find_model(model or snapshot.space_id or "starter", called=snapshot.model)
+        found = _model(model or snapshot.space_id or "starter", snapshot.model, threads, on_build)
         if snapshot.space_id and found.space_id != snapshot.space_id:
             raise SpaceMismatch(
                 f"{found.name} (space {found.space_id[:12]}) cannot search {index}, which was made with "
@@ -70,3 +74,16 @@ class Searcher:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _model(
+    name: str, called: str | None, threads: int, on_build: Callable[[str, float], None] | None
+) -> Model:
+    from retrieval.models.registry import find_model, load_model, means_starter
+
+    try:
+        return find_model(name, called=called, threads=threads)
+    except ModelNotFound:
+        if not means_starter(name):
+            raise
+        return load_model(name, threads=threads, progress=on_build)

@@ -10,7 +10,7 @@ _KEPT = {"\u200d", "\u200c", "\ufe0f"}  # joiners inside emoji and Persian words
 
 
 def printable(text: str) -> str:
-    r"""One line without anything that acts: `\n`, `\x1b`, undecodable bytes as `\xNN`, the rest as `\uNNNN`."""
+    r"""One line without anything that acts: `\n`, `\x1b`, an undecodable byte as `\xNN`, else `\uNNNN`."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(_shown(char) for char in text)

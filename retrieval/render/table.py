@@ -1,38 +1,59 @@
-"""Hits as a table for a person at a terminal."""
+"""Hits as a table for a person at a terminal.
+
+Written by hand: a table library costs more start-up time than the whole table is worth. The path comes last
+and is never cut or wrapped, so that it can be copied.
+"""
 
 from __future__ import annotations
 
 import os
+import unicodedata
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
+from indexer.types import Modality
 from retrieval.render.escape import printable, snippet
 from retrieval.types import Hit, SearchResult
 
+TEXT_WIDTH = 40  # columns of a hit's text
 
-def print_hits(result: SearchResult, console: Console, *, here: Path | None = None) -> None:
-    """A row a hit: rank, score, modality, path with its range, and its text or caption."""
+
+def hit_lines(result: SearchResult, *, here: Path | None = None) -> list[str]:
+    """A heading and a line a hit: rank, score, kind, range of a sound, text or caption, path."""
     base = str(here or Path.cwd())
-    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
-    table.add_column("#", justify="right", style="dim")
-    table.add_column("score", justify="right")
-    table.add_column("kind")
-    table.add_column("path", overflow="fold")
-    table.add_column("text", overflow="ellipsis", style="dim", no_wrap=True)
-    for hit in result.hits:
-        table.add_row(
-            str(hit.rank), f"{hit.score:.3f}", hit.modality.value, Text(_path(hit, base)), Text(_text(hit))
+    rows = [("#", "score", "kind", "at", "text", "path")]
+    rows += [
+        (
+            str(hit.rank),
+            f"{hit.score:.3f}",
+            hit.modality.value,
+            hit.where if hit.modality is Modality.AUDIO else "",
+            snippet(hit.text or "", TEXT_WIDTH),
+            _path(hit, base),
         )
-    console.print(table)
+        for hit in result.hits
+    ]
+    kept = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    last = len(kept) - 1
+    padded = [column if place == last else _padded(column) for place, column in enumerate(kept)]
+    return ["  ".join(cells).rstrip() for cells in zip(*padded, strict=True)]
 
 
 def _path(hit: Hit, base: str) -> str:
-    shown = os.path.relpath(hit.path, base) if hit.path.startswith(base + os.sep) else hit.path
-    return printable(shown) + (f"  [{hit.where}]" if hit.where and hit.modality.value == "audio" else "")
+    below = hit.path.startswith(base.rstrip(os.sep) + os.sep)
+    return printable(os.path.relpath(hit.path, base) if below else hit.path)
 
 
-def _text(hit: Hit) -> str:
-    return snippet(hit.text or hit.metadata.get("caption", ""))
+def _padded(column: tuple[str, ...]) -> tuple[str, ...]:
+    """Cells of one width: numbers to the right, words to the left."""
+    widest = max(map(_width, column))
+    right = column[0] in ("#", "score")
+    pads = [" " * (widest - _width(cell)) for cell in column]
+    return tuple(pad + cell if right else cell + pad for pad, cell in zip(pads, column, strict=True))
+
+
+def _width(text: str) -> int:
+    """Columns that a text takes: two for a wide character, none for a combining one."""
+    if text.isascii():
+        return len(text)
+    wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
+    return len(text) + wide - sum(unicodedata.combining(char) > 0 for char in text)

@@ -9,13 +9,12 @@ import os
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from indexer.errors import ConfigError
 from indexer.types import Modality, Range, Source
 from retrieval.render.data import Format, pick_format, render
 from retrieval.render.escape import printable, snippet
-from retrieval.render.table import print_hits
+from retrieval.render.table import hit_lines
 from retrieval.types import Hit, Query, SearchResult
 
 NASTY = "/m/\x1b[31m[bold]red[/bold]\n\"'\udcff.jpg"
@@ -50,13 +49,24 @@ def test_snippet_is_one_line_cut_at_a_word() -> None:
 
 
 def test_the_table_escapes_and_shows_the_range() -> None:
-    buffer = io.StringIO()
-    print_hits(result(HIT), Console(file=buffer, width=200, color_system=None))
-    output = buffer.getvalue()
-    assert "\\x1b[31m[bold]red[/bold]\\n" in output
-    assert "\x1b" not in output
-    assert "[0:05-1:05.5]" in output
-    assert "0.250" in output
+    heading, line = hit_lines(result(HIT))
+    assert heading.split() == ["#", "score", "kind", "at", "text", "path"]
+    assert line.endswith("/m/\\x1b[31m[bold]red[/bold]\\n\"'\\xff.jpg")
+    assert line.split()[:4] == ["1", "0.250", "audio", "0:05-1:05.5"]
+
+
+def test_the_table_aligns_wide_characters_and_leaves_out_empty_columns() -> None:
+    wide = Hit(1, "a", "/here/a.jpg", Modality.IMAGE, Source.FILE, 0.5, text="写真")
+    plain = Hit(2, "b", "/here/sub/b.jpg", Modality.IMAGE, Source.FILE, -0.25, text="abcd")
+    lines = hit_lines(result(wide, plain), here=Path("/here"))
+    assert lines == [
+        "#   score  kind   text  path",
+        "1   0.500  image  写真  a.jpg",
+        "2  -0.250  image  abcd  sub/b.jpg",
+    ]
+    assert hit_lines(result(Hit(1, "a", "/x.jpg", Modality.IMAGE, Source.FILE, 0.5)))[0].split() == [
+        *("#", "score", "kind", "path")
+    ]
 
 
 def test_json_keeps_the_bytes_of_a_path() -> None:

@@ -1,0 +1,77 @@
+"""`triptych index`: which model and which place, then the indexer's update, then the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from indexer.build import update
+from indexer.errors import ConfigError, ModelNotFound
+from indexer.generation import Generation, read_current
+from indexer.report import BuildOptions, OnEvent, UpdateReport
+from retrieval import places
+from retrieval.config import Settings
+from retrieval.models.registry import Model, load_model
+
+
+def place_for(sources: Sequence[Path], named: Path | None, settings: Settings) -> Path:
+    """The index to write: the named one, else in the first source; without sources the one to be read."""
+    if sources:
+        return places.for_writing([source.expanduser().absolute() for source in sources], named)
+    return places.for_reading(named, settings.index).path
+
+
+def update_index(
+    index: Path,
+    sources: Sequence[Path],
+    *,
+    settings: Settings,
+    model: str | None = None,
+    prune: bool = False,
+    on_event: OnEvent | None = None,
+    on_build: Callable[[str, float], None] | None = None,
+) -> UpdateReport:
+    """Bring an index up to date with sources, or without any with all of its roots, and register it.
+
+    `model` is what the user asked for, if anything; an index that exists keeps its own model.
+    """
+    existing = read_current(index) if (index / "CURRENT").exists() else None
+    if not sources:
+        if existing is None:
+            raise ConfigError("nothing to index", hint="name a folder: triptych index DIR")
+        sources = [Path(root.path) for root in existing.roots]
+    towers = _model_for(existing, model, settings, on_build)
+    report = update(
+        index,
+        [source.expanduser() for source in sources],
+        encoders={modality: towers.tower(modality) for modality in towers.modalities},
+        options=BuildOptions(
+            model=towers.name,
+            prune=prune,
+            workers=settings.workers,
+            timeout_s=settings.timeout_s,
+            memory_mb=settings.memory_mb,
+        ),
+        on_event=on_event,
+    )
+    places.register(index, [Path(root.path) for root in read_current(index).roots])
+    return report
+
+
+def _model_for(
+    existing: Generation | None,
+    asked: str | None,
+    settings: Settings,
+    on_build: Callable[[str, float], None] | None,
+) -> Model:
+    """The model asked for, else the index's own, else the setting's."""
+    if asked is None and existing is not None and existing.spaces:
+        space_id, space = next(iter(existing.spaces.items()))
+        try:
+            return load_model(space_id, threads=settings.threads, progress=on_build)
+        except ModelNotFound as error:
+            raise ModelNotFound(
+                f"the index was made with {space.model} (space {space_id[:12]}), which is not here",
+                hint=error.hint,
+            ) from None
+    return load_model(asked or settings.model, threads=settings.threads, progress=on_build)

@@ -1,0 +1,102 @@
+"""Long work at a terminal: a bar with rate and time left, a line for each file that gave nothing. On stderr.
+
+Where stderr is no terminal there is no bar, only the lines.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bars
+from rich.text import Text
+
+from indexer.report import Event, FileFailed, Planned, Progress, Skipped
+from retrieval.render.escape import printable
+
+BuildStep = Callable[[str, float], None]  # what is being done, and how much of all is done, in [0, 1]
+
+
+class _Rate(ProgressColumn):
+    """Items a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.0f}/s" if speed else "")
+
+
+class UpdateProgress:
+    """Shows the events of an update. Call it with each; use it as a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> UpdateProgress:
+        self._bars.start()
+        self._task = self._bars.add_task("scanning", total=None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, FileFailed):
+            self._line(f"{printable(event.path)}: {printable(event.reason)}")
+        elif isinstance(event, Skipped):
+            files = f"{event.count} {event.modality} file{'s' * (event.count != 1)}"
+            self._line(f"{files} skipped: the model has no tower for them (see `triptych models show`)")
+        elif self._task is not None and isinstance(event, Planned):
+            self._bars.update(self._task, description="indexing", total=event.total)
+        elif self._task is not None and isinstance(event, Progress):
+            self._bars.update(self._task, completed=event.done, total=event.total)
+
+    def _line(self, text: str) -> None:
+        self._bars.console.print(Text(text), soft_wrap=True)
+
+
+@contextmanager
+def build_progress(console: Console) -> Iterator[BuildStep]:
+    """A callback that shows how the building of a model goes; shows nothing until it is called."""
+    bars = Bars(
+        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console, transient=True
+    )
+    task: list[TaskID] = []
+
+    def show(step: str, fraction: float) -> None:
+        if not console.is_terminal:
+            if not task:
+                console.print("building the starter model, once (under a minute)", soft_wrap=True)
+                task.append(TaskID(0))
+            return
+        if not task:
+            bars.start()
+            task.append(bars.add_task("", total=1.0))
+        bars.update(task[0], description=f"building the starter model: {step}", completed=fraction)
+
+    try:
+        yield show
+    finally:
+        bars.stop()

@@ -1,0 +1,164 @@
+"""What the commands other than search say: an update's report, an index's facts, a check's findings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from indexer.cleaning import kept_generations
+from indexer.generation import Generation
+from indexer.report import UpdateReport
+from indexer.schema import items_from
+from indexer.snapshot import Snapshot
+from indexer.verify import Report
+from retrieval.models.registry import ModelInfo
+from retrieval.render.escape import printable
+
+Json = dict[str, Any]
+
+
+def update_lines(report: UpdateReport, index: Path) -> list[str]:
+    """What changed, what it cost, and how to go on."""
+    changes = [f"{count} {change.value}" for change, count in report.changes.items() if count]
+    encoded = sum(report.encoded.values())
+    lines = [f"items: {', '.join(changes) or 'none'}"]
+    lines.append(f"segments: {counted(report.segments)}; {encoded} encoded, {report.reused} contents reused")
+    if report.failures:
+        lines.append(f"{len(report.failures)} gave nothing; list them with `triptych info --failures`")
+    if report.failed_before:
+        lines.append(f"{report.failed_before} failed before and did not change")
+    if report.unknown:
+        lines.append(f"{report.unknown} kept as they were: their folder could not be looked at")
+    state = "committed" if report.committed else "already up to date"
+    total = sum(report.seconds.values())
+    lines.append(f"generation {report.generation} {state} in {total:.1f} s: {printable(str(index))}")
+    return lines
+
+
+def update_json(report: UpdateReport) -> Json:
+    """The same as one JSON object."""
+    return {
+        "changes": {change.value: count for change, count in report.changes.items()},
+        "segments": {modality.value: count for modality, count in report.segments.items()},
+        "encoded": {modality.value: count for modality, count in report.encoded.items()},
+        "skipped": {modality.value: count for modality, count in report.skipped.items()},
+        "reused": report.reused,
+        "items": report.items,
+        "failures": [{"path": printable(f.path), "error": f.reason} for f in report.failures],
+        "failed_before": report.failed_before,
+        "generation": report.generation,
+        "committed": report.committed,
+        "seconds": {stage: round(value, 4) for stage, value in report.seconds.items()},
+    }
+
+
+def info_json(index: Path) -> Json:
+    """An index's facts: roots, counts by modality, spaces, parts, size in bytes, generations."""
+    with Snapshot.open(index) as snapshot:
+        generation = snapshot.generation
+        failed = snapshot.items.column("error").null_count
+    kept = kept_generations(index, generation)
+    return {
+        "index": str(index),
+        "generation": generation.number,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(generation.created)),
+        "program": generation.program,
+        "roots": [{"path": printable(root.path), "kind": root.kind} for root in generation.roots],
+        "items": generation.item_count,
+        "failed": generation.item_count - failed,
+        "segments": {modality.value: count for modality, count in generation.counts.items()},
+        "spaces": {key: {"model": space.model, "dim": space.dim} for key, space in generation.spaces.items()},
+        "parts": len(generation.parts),
+        "tombstoned": sum(part.dead_rows for part in generation.parts),
+        "bytes": _bytes(generation),
+        "generations": sorted(one.number for one in kept),
+    }
+
+
+def info_lines(index: Path) -> list[str]:
+    """The same for a person."""
+    facts = info_json(index)
+    lines = [f"index        {printable(facts['index'])}"]
+    lines += [f"root         {root['path']} ({root['kind']})" for root in facts["roots"]]
+    failed = f", {facts['failed']} of which gave nothing" if facts["failed"] else ""
+    lines.append(f"items        {facts['items']}{failed}")
+    lines.append(f"segments     {counted(facts['segments'])}")
+    for key, space in facts["spaces"].items():
+        lines.append(f"space        {key[:12]}, {space['dim']}-d, model {printable(space['model'])}")
+    dead = f", {facts['tombstoned']} segments deleted since" if facts["tombstoned"] else ""
+    lines.append(f"parts        {facts['parts']}{dead}")
+    lines.append(f"size         {size(facts['bytes'])}")
+    numbers = ", ".join(map(str, facts["generations"]))
+    lines.append(f"generation   {facts['generation']} of {facts['created']}; kept: {numbers}")
+    return lines
+
+
+def failure_rows(index: Path) -> list[Json]:
+    """Every item that gave nothing, and why."""
+    import pyarrow.compute as pc
+
+    with Snapshot.open(index) as snapshot:
+        table = snapshot.items
+        items = items_from(table.filter(pc.is_valid(table.column("error"))))
+    return [{"path": printable(item.path), "error": printable(item.error or "")} for item in items]
+
+
+def counted(counts: Mapping[Any, int]) -> str:
+    """`945 image, 1890 text`; kinds without any are left out."""
+    return ", ".join(f"{count} {modality}" for modality, count in counts.items() if count) or "none"
+
+
+def size(count: float) -> str:
+    """Bytes in the largest unit that leaves at least one."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def _bytes(generation: Generation) -> int:
+    return sum(file.size for file in generation.all_files.values())
+
+
+def verify_json(report: Report) -> Json:
+    """A check's findings."""
+    return {"checked": report.checked, "problems": list(report.problems)}
+
+
+def verify_lines(report: Report) -> list[str]:
+    """The problems, a line each, or that there are none."""
+    if not report.problems:
+        return [f"{report.checked} files checked, nothing wrong"]
+    return [
+        *map(printable, report.problems),
+        f"{report.checked} files checked, {len(report.problems)} problems",
+    ]
+
+
+def models_json(models: Sequence[ModelInfo]) -> list[Json]:
+    """Every model that the cache holds."""
+    return [
+        {
+            "name": model.name,
+            "space_id": model.space_id,
+            "dim": model.dim,
+            "modalities": list(model.modalities),
+            "path": str(model.path) if model.path else None,
+            "bytes": model.size,
+            "missing": list(model.missing),
+        }
+        for model in models
+    ]
+
+
+def models_lines(models: Sequence[ModelInfo]) -> list[str]:
+    """The same, a line each, and a line for what a model lacks."""
+    lines = []
+    for model in models:
+        state = f"{', '.join(model.modalities)}; {size(model.size)}" if model.path else "not built yet"
+        lines.append(f"{model.name}  {model.space_id[:12]}  {model.dim}-d  {state}")
+        lines += [f"  {missing}" for missing in model.missing]
+    return lines
