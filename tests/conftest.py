@@ -1,0 +1,77 @@
+"""Fixtures that all tests share: the starter model, built once, and a private home for a user's files."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from retrieval.models.registry import Model, load_model
+
+ROOT = Path(__file__).parent.parent
+DAY_S = 86_400
+
+
+@pytest.fixture(scope="session")
+def starter_home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A TRIPTYCH_HOME whose cache holds the starter. Do not write into it: take `home` for that.
+
+    It is kept between runs in pytest's cache, under a name that changes with what the model is made by.
+    """
+    cache = getattr(request.config, "cache", None)
+    if cache is None:
+        return _built(tmp_path_factory.mktemp("starter"))
+    folder = Path(cache.mkdir("starter"))
+    home = folder / _recipe()
+    for other in folder.iterdir():
+        # Not a fresh one: another run may be using it.
+        if other != home and time.time() - other.stat().st_mtime > DAY_S:
+            shutil.rmtree(other, ignore_errors=True)
+    return _built(home)
+
+
+@pytest.fixture(scope="session")
+def starter(starter_home: Path) -> Model:
+    """The starter model, with two threads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRIPTYCH_HOME", str(starter_home))
+        return load_model(threads=2)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty TRIPTYCH_HOME of this test's own, set in the environment."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    monkeypatch.setenv("TRIPTYCH_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture
+def home_with_starter(home: Path, starter_home: Path) -> Path:
+    """As `home`, with the starter in its cache."""
+    (home / "cache").symlink_to(starter_home / "cache", target_is_directory=True)
+    return home
+
+
+def _built(home: Path) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRIPTYCH_HOME", str(home))
+        load_model()
+    return home
+
+
+def _recipe() -> str:
+    """A hash of everything that a bundle's graphs follow from."""
+    digest = hashlib.sha256()
+    for folder in ("retrieval/models", "retrieval/encoders"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix in (".py", ".safetensors"):
+                digest.update(path.read_bytes())
+    for package in ("torch", "onnx", "onnxscript", "onnxruntime"):
+        digest.update(version(package).encode())
+    return digest.hexdigest()[:16]
