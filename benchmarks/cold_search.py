@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 from common import Budget, alternate, save, say, summary
-from indexer.store import Root, Writer
+from indexer.generation import Root, Space
+from indexer.store import Writer
 from retrieval.models.registry import load_model
 
 from indexer.types import Item, Member, Modality, Segment, Source
@@ -59,7 +60,7 @@ def make_index(folder: Path, rows: int) -> np.ndarray:
     segments = [Segment(one, Modality.IMAGE, Source.FILE) for one in hashes]
     with Writer.open(folder / "index", create=True) as writer:
         part = writer.add_part(segments, vectors, space_id=model.space_id)
-        spaces = {model.space_id: {"model": model.name, "dim": model.dim}}
+        spaces = {model.space_id: Space(model.name, model.dim)}
         writer.commit(None, roots=[root], items=items, spaces=spaces, parts=[part])
     return vectors
 

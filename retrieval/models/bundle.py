@@ -1,0 +1,238 @@
+"""A model on disk: what `model.json` says, what a space is, and how a bundle is written and read.
+
+A bundle is a folder: `model.json`, one ONNX graph a tower with its weights beside it, tokenizer files.
+Nothing here builds a tower or imports a runtime.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from indexer.errors import ModelError
+from indexer.fsio import fsync_dir, fsync_file, sha256_file
+from indexer.types import Modality
+
+SCHEMA = 1  # of model.json; a bundle with a later one is refused
+SPEC = "model.json"
+BUILDING, OLD = ".building-", ".old-"  # prefixes of folders that are no bundle
+
+
+@dataclass(frozen=True, slots=True)
+class WeightRef:
+    """A source file of weights: what it is, not where it lies."""
+
+    name: str
+    sha256: str
+    licence: str
+    source: str
+    package: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeadRef:
+    """The trained layers between backbone and space."""
+
+    name: str
+    sha256: str  # over the tensors, not over the file
+
+
+@dataclass(frozen=True, slots=True)
+class TowerSpec:
+    """One tower. Named even where it could not be built, since the space does not depend on that."""
+
+    modality: Modality
+    backbone: str
+    weights: tuple[WeightRef, ...]
+    head: HeadRef | None
+    preprocessing: Mapping[str, Any]  # what the preparer's `describe` returns
+    dim: int
+    window: Mapping[str, float]  # how media are cut into segments
+    batch_size: int  # segments that one call of `encode` handles best
+    group: int  # texts, or views, that one call of the graph sees
+    precision: str = "f32"
+    graph: str | None = None  # file name; None where the tower was not built
+    missing: str | None = None  # then: the line that installs its weights
+
+
+@dataclass(frozen=True, slots=True)
+class FileRef:
+    """A file of the bundle."""
+
+    sha256: str
+    size: int  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """What `model.json` holds."""
+
+    name: str
+    towers: tuple[TowerSpec, ...]
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # versions and date of the build
+    files: Mapping[str, FileRef] = field(default_factory=dict)
+
+    @property
+    def dim(self) -> int:
+        return self.towers[0].dim
+
+    @property
+    def space_id(self) -> str:
+        """SHA-256, 64 hex digits, over the hashes of the source weights, the head tensors, the canonical
+        preprocessing and the dimension, of all towers.
+        """
+        towers = [
+            {
+                "modality": tower.modality.value,
+                "weights": [weight.sha256 for weight in tower.weights],
+                "head": tower.head.sha256 if tower.head else None,
+                "preprocessing": dict(tower.preprocessing),
+                "dim": tower.dim,
+            }
+            for tower in sorted(self.towers, key=lambda tower: tower.modality.value)
+        ]
+        return hashlib.sha256(canonical_json(towers)).hexdigest()
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """Those whose tower was built."""
+        return tuple(m for m in Modality if any(t.graph and t.modality is m for t in self.towers))
+
+    def tower(self, modality: Modality) -> TowerSpec | None:
+        return next((tower for tower in self.towers if tower.modality is modality), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """As `model.json` has it."""
+        return {"schema": SCHEMA, "space_id": self.space_id, "dim": self.dim, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ModelSpec:
+        """ModelError for a later schema, a missing field, or a space_id that the rest does not give."""
+        if not isinstance(data.get("schema"), int) or data["schema"] > SCHEMA:
+            raise ModelError(
+                f"the model's schema is {data.get('schema')!r}, this version reads up to {SCHEMA}",
+                hint="update triptych, or build the model again: triptych models build",
+            )
+        try:
+            spec = cls(
+                name=data["name"],
+                towers=tuple(_tower(tower) for tower in data["towers"]),
+                provenance=data["provenance"],
+                files={name: FileRef(**entry) for name, entry in data["files"].items()},
+            )
+            same = spec.space_id == data["space_id"]
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise ModelError(f"the model's spec lacks or misstates {error}") from error
+        if not same:
+            raise ModelError("the model's space_id does not follow from its weights and preprocessing")
+        return spec
+
+
+def _tower(data: Mapping[str, Any]) -> TowerSpec:
+    parsed = {
+        "modality": Modality(data["modality"]),
+        "weights": tuple(WeightRef(**weight) for weight in data["weights"]),
+        "head": HeadRef(**data["head"]) if data["head"] else None,
+    }
+    return TowerSpec(**{**data, **parsed})
+
+
+def canonical_json(value: Any) -> bytes:
+    """The same bytes for the same value everywhere: sorted keys, no spaces, ASCII."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A model's folder and its spec."""
+
+    folder: Path
+    spec: ModelSpec
+
+    @classmethod
+    def load(cls, folder: Path) -> Bundle:
+        """Read the spec and compare file sizes, not checksums. ModelError names what is wrong."""
+        try:
+            data = json.loads((folder / SPEC).read_bytes())
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{folder / SPEC} cannot be read: {error}", hint=_REBUILD) from error
+        if not isinstance(data, dict):
+            raise ModelError(f"{folder / SPEC} holds no object", hint=_REBUILD)
+        bundle = cls(folder, ModelSpec.from_json(data))
+        for name, entry in bundle.spec.files.items():
+            path = bundle.path(name)
+            if not path.is_file() or path.stat().st_size != entry.size:
+                raise ModelError(f"{path} is missing or has the wrong size", hint=_REBUILD)
+        return bundle
+
+    def path(self, name: str) -> Path:
+        """A file of the bundle; ModelError for a name that leads out of it."""
+        if Path(name).name != name:
+            raise ModelError(f"the model names a file outside its folder: {name!r}")
+        return self.folder / name
+
+    def verify(self) -> list[str]:
+        """Read every file; what is wrong, a line each."""
+        return [
+            f"{name}: checksum differs"
+            for name, entry in self.spec.files.items()
+            if sha256_file(self.path(name)) != entry.sha256
+        ]
+
+
+_REBUILD = "build the model again: triptych models build"
+
+
+def write_bundle(folder: Path, fill: Callable[[Path], ModelSpec]) -> Bundle:
+    """Build beside, then rename: readers see the old bundle, or the new one, or for a moment none.
+
+    `fill` writes files into an empty folder and returns their spec; checksums are added here. The caller
+    holds the lock, so leftovers of builds that died are removed.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for prefix in (BUILDING, OLD):
+        for leftover in folder.parent.glob(f"{prefix}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+    work = Path(tempfile.mkdtemp(prefix=BUILDING, dir=folder.parent))
+    try:
+        spec = fill(work)
+        _seal(work, spec)
+        _swap(work, folder)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    return Bundle.load(folder)
+
+
+def _seal(work: Path, spec: ModelSpec) -> None:
+    """Write the spec with every file's checksum, and make all of it durable."""
+    files = {
+        path.name: FileRef(sha256_file(path), path.stat().st_size)
+        for path in sorted(work.iterdir())
+        if path.name != SPEC
+    }
+    text = json.dumps(replace(spec, files=files).to_json(), indent=2, sort_keys=True)
+    (work / SPEC).write_text(text + "\n", encoding="utf-8")
+    for path in work.iterdir():
+        fsync_file(path)
+    fsync_dir(work)
+    work.chmod(0o755)  # mkdtemp's folders are private
+
+
+def _swap(work: Path, folder: Path) -> None:
+    old = None
+    if folder.exists():
+        old = Path(tempfile.mkdtemp(prefix=OLD, dir=folder.parent))
+        folder.rename(old / folder.name)  # a process that has it open keeps its mapped files
+    work.rename(folder)
+    fsync_dir(folder.parent)
+    if old:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(old)
