@@ -16,8 +16,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 CHUNK = 1 << 20  # bytes read at a time
 
 
@@ -75,11 +73,15 @@ class Lease:
     """
 
     def __init__(self, folder: Path) -> None:
+        from filelock import FileLock  # costs a search, which takes no lock, a twentieth of its time
+
         self.folder = folder
         self._lock = FileLock(folder / "lease.lock")
 
     def acquire(self) -> bool:
         """Whether the lease is now ours."""
+        from filelock import Timeout
+
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
@@ -102,6 +104,8 @@ class Lease:
 @contextlib.contextmanager
 def short_lock(path: Path, timeout_s: float = 30.0) -> Iterator[None]:
     """Hold a lock for the moment of a commit; `filelock.Timeout` where another holds it for longer."""
+    from filelock import FileLock
+
     with FileLock(path).acquire(timeout=timeout_s):
         yield
 

@@ -12,8 +12,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from platformdirs import user_cache_path, user_config_path, user_data_path
-
 from indexer.errors import ConfigError
 
 APP = "triptych"
@@ -39,16 +37,16 @@ class Settings:
 
 def cache_dir() -> Path:
     """Model bundles and what else can be made again."""
-    return _place("cache", user_cache_path)
+    return _place("cache")
 
 
 def data_dir() -> Path:
     """The registry of indexes."""
-    return _place("data", user_data_path)
+    return _place("data")
 
 
 def config_file() -> Path:
-    return _place("config", user_config_path) / "config.toml"
+    return _place("config") / "config.toml"
 
 
 def load_settings(file: Path | None = None) -> Settings:
@@ -86,6 +84,16 @@ def _convert(name: str, value: Any) -> Any:
     return converted
 
 
-def _place(kind: str, default: Any) -> Path:
+def _place(kind: str) -> Path:
+    """The user's folder of a kind: below TRIPTYCH_HOME, or where the platform has it."""
     home = os.environ.get("TRIPTYCH_HOME")
-    return Path(home).expanduser().absolute() / kind if home else default(APP, appauthor=False)
+    if home:
+        return Path(home).expanduser().absolute() / kind
+    import platformdirs
+
+    places = {
+        "cache": platformdirs.user_cache_path,
+        "data": platformdirs.user_data_path,
+        "config": platformdirs.user_config_path,
+    }
+    return places[kind](APP, appauthor=False)

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
 from indexer.errors import ConfigError, IndexNotFound
 from indexer.fsio import write_atomic
 from retrieval.config import data_dir
@@ -55,6 +53,8 @@ def entries() -> list[Entry]:
 
 def register(index: Path, roots: Sequence[Path]) -> None:
     """Add an index, or refresh what it covers and when it was written. Forgets indexes that are gone."""
+    from filelock import FileLock
+
     folder = data_dir()
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "indexes.lock"):

@@ -1,0 +1,240 @@
+"""One part on disk: writing it into a folder, and reading it back checked.
+
+What a part is for, and which segments of it count, the store and the snapshot know; here only its own files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from indexer import schema, vectors
+from indexer.checked import CheckedFile, Verified, describe
+from indexer.errors import IndexCorrupt, StoreError
+from indexer.fsio import fsync_dir, fsync_file
+from indexer.generation import VERIFY_HINT, Part, structure_name, vector_name
+from indexer.types import FloatArray, Modality, Segment
+from indexer.vectors import BoolArray, HalfArray
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+SEGMENTS = "segments.parquet"
+BLOCK = 16_384  # rows handled at a time when a part is written
+KEPT_GROUPS = 64  # row groups of segments kept in memory while hits are read
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a part is written from, once: tables in row order, and each modality's vectors in blocks."""
+
+    space_id: str
+    dim: int
+    counts: Mapping[Modality, int]  # of modalities that occur
+    tables: Iterator[pa.Table]
+    vectors: Mapping[Modality, Iterator[HalfArray]]
+    # of a merge: each source's structure (None if flat), vectors, and which of them live
+    merged: Callable[[Modality], Iterator[tuple[Any, HalfArray, BoolArray]]] | None = None
+
+
+def content_of(segments: Sequence[Segment], rows: FloatArray, *, space_id: str) -> Content:
+    """Segments with their vectors, shape (n, dim), brought into modality order; within one, order is kept."""
+    if rows.ndim != 2 or len(rows) != len(segments):
+        raise StoreError(f"{len(segments)} segments came with vectors of shape {rows.shape}")
+    vectors.check_units(rows, what=f"space {space_id[:12]}")
+    places = {modality: place for place, modality in enumerate(Modality)}
+    order = np.argsort([places[segment.modality] for segment in segments], kind="stable")
+    table = schema.segment_table([segments[i] for i in order])
+    half = rows[order].astype(vectors.HALF)
+    counts, blocks, start = {}, {}, 0
+    for modality in Modality:
+        count = sum(segment.modality is modality for segment in segments)
+        if count:
+            counts[modality] = count
+            blocks[modality] = iter([half[start : start + count]])
+            start += count
+    return Content(space_id, rows.shape[1], counts, iter([table]), blocks)
+
+
+def write_part(
+    folder: Path, part_id: str, content: Content, *, codebook_for: Callable[[Modality, HalfArray], Any]
+) -> Part:
+    """Write all files of a part into a new folder and fsync them.
+
+    `codebook_for` gives the trained lists of a large modality, from its stored vectors if it must train.
+    """
+    (folder / content.space_id).mkdir(parents=True)
+    _write_segments(folder / SEGMENTS, content.tables)
+    kinds = {}
+    for modality, count in content.counts.items():
+        kinds[modality] = vectors.structure_kind(count)
+        raw = folder / vector_name(content.space_id, modality)
+        written = vectors.write_half(raw, content.vectors[modality])
+        if written != count:
+            raise StoreError(f"{written} vectors were written where {count} segments have one")
+        stored = np.memmap(raw, vectors.HALF, "r", shape=(count, content.dim))
+        codebook = codebook_for(modality, stored) if kinds[modality] == "ivf" else None
+        if codebook is not None and content.merged:
+            structure = vectors.merge_structures(codebook, content.merged(modality))
+        else:
+            structure = vectors.build_structure(count, content.dim, _blocks(stored), codebook=codebook)
+        vectors.write_structure(structure, folder / structure_name(content.space_id, modality))
+    names = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    for path in names:
+        fsync_file(path)
+    fsync_dir(folder / content.space_id)
+    fsync_dir(folder)
+    files = {path.relative_to(folder).as_posix(): describe(path) for path in names}
+    return Part(part_id, content.space_id, dict(content.counts), {}, kinds, files)
+
+
+def _blocks(stored: HalfArray) -> Iterator[HalfArray]:
+    for start in range(0, len(stored), BLOCK):
+        yield stored[start : start + BLOCK]
+
+
+def _write_segments(path: Path, tables: Iterator[pa.Table]) -> None:
+    """Tables one after another in row groups of schema.ROW_GROUP, whatever pieces they come in."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetWriter(path, schema.segment_schema(), **schema.parquet_options()) as writer:
+        waiting: list[pa.Table] = []
+        for table in tables:
+            waiting.append(table)
+            if sum(len(piece) for piece in waiting) >= BLOCK:
+                waiting = _flush(writer, waiting, whole=False)
+        _flush(writer, waiting, whole=True)
+
+
+def _flush(writer: pq.ParquetWriter, waiting: list[pa.Table], *, whole: bool) -> list[pa.Table]:
+    """Write full row groups, and the last short one if `whole`; what waits on."""
+    import pyarrow as pa
+
+    if not waiting:
+        return []
+    table = pa.concat_tables(waiting)
+    ready = len(table) if whole else len(table) - len(table) % schema.ROW_GROUP
+    if ready:
+        writer.write_table(table.slice(0, ready), row_group_size=schema.ROW_GROUP)
+    return [table.slice(ready)] if ready < len(table) else []
+
+
+class PartReader:
+    """One part, its files held open; each is checked before it is first read."""
+
+    def __init__(self, part: Part, dim: int, files: dict[str, CheckedFile]) -> None:
+        self.part = part
+        self.dim = dim
+        self._files = files
+        self._parquet: pq.ParquetFile | None = None
+        self._groups: dict[int, pa.Table] = {}
+        self._structures: dict[Modality, Any] = {}
+
+    @classmethod
+    def open(cls, folder: Path, part: Part, dim: int, *, verified: Verified | None) -> PartReader:
+        """Open every file and compare sizes: FileNotFoundError where one is missing, else IndexCorrupt."""
+        files: dict[str, CheckedFile] = {}
+        try:
+            for name, expected in part.files.items():
+                label = f"{part.folder}/{name}"
+                files[name] = CheckedFile.open(folder, name, expected, label=label, verified=verified)
+        except BaseException:
+            for file in files.values():
+                file.close()
+            raise
+        return cls(part, dim, files)
+
+    def close(self) -> None:
+        self._parquet = None
+        self._groups.clear()
+        self._structures.clear()
+        for file in self._files.values():
+            file.close()
+
+    def vectors(self, modality: Modality) -> HalfArray:
+        """All vectors of a modality, shape (count, dim), mapped; row i is segment offset(modality) + i."""
+        file = self._files[vector_name(self.part.space_id, modality)]
+        count = self.part.counts[modality]
+        if file.expected.size != count * self.dim * vectors.HALF.itemsize:
+            raise IndexCorrupt(
+                f"{file.name} has {file.expected.size} bytes, not {count} x {self.dim} float16",
+                hint=VERIFY_HINT,
+            )
+        return vectors.as_rows(file.map(), self.dim)
+
+    def structure(self, modality: Modality) -> Any:
+        """The FAISS structure of a modality, read once."""
+        if modality not in self._structures:
+            file = self._files[structure_name(self.part.space_id, modality)]
+            try:
+                self._structures[modality] = vectors.read_structure(
+                    file.read(), count=self.part.counts[modality], dim=self.dim
+                )
+            except (StoreError, RuntimeError) as error:
+                raise IndexCorrupt(f"{file.name}: {error}", hint=VERIFY_HINT) from error
+        return self._structures[modality]
+
+    @property
+    def parquet(self) -> pq.ParquetFile:
+        """The segment table, opened; its row count is compared with the generation's."""
+        if self._parquet is None:
+            import pyarrow as pa
+            import pyarrow.parquet as pq
+
+            file = self._files[SEGMENTS]
+            opened = pq.ParquetFile(pa.BufferReader(pa.py_buffer(file.map())))
+            if opened.metadata.num_rows != self.part.rows:
+                raise IndexCorrupt(
+                    f"{file.name} has {opened.metadata.num_rows} rows, {self.part.rows} expected",
+                    hint=VERIFY_HINT,
+                )
+            self._parquet = opened
+        return self._parquet
+
+    def columns(self, names: Sequence[str]) -> pa.Table:
+        """Some columns of all segments."""
+        return self.parquet.read(columns=list(names), use_threads=False)
+
+    def group(self, number: int) -> pa.Table:
+        """One row group; groups hold schema.ROW_GROUP rows."""
+        if number not in self._groups:
+            while len(self._groups) >= KEPT_GROUPS:
+                del self._groups[next(iter(self._groups))]
+            self._groups[number] = self.parquet.read_row_group(number, use_threads=False)
+        return self._groups[number]
+
+    def row(self, row: int) -> pa.Table:
+        """One segment, as a table of one row."""
+        number, place = divmod(row, schema.ROW_GROUP)
+        return self.group(number).slice(place, 1)
+
+    def kept(self, modality: Modality, alive: BoolArray) -> Iterator[pa.Table]:
+        """The living segments of a modality in row order, a row group at a time; `alive` is over all rows."""
+        start = self.part.offset(modality)
+        stop = start + self.part.counts.get(modality, 0)
+        first = start // schema.ROW_GROUP
+        for number in range(first, -(-stop // schema.ROW_GROUP)):
+            base = number * schema.ROW_GROUP
+            table = self.parquet.read_row_group(number, use_threads=False)
+            wanted = alive[base : base + len(table)].copy()
+            wanted[: max(0, start - base)] = False
+            wanted[max(0, stop - base) :] = False
+            if wanted.any():
+                yield table.take(np.flatnonzero(wanted))
+
+    def kept_vectors(self, modality: Modality, alive: BoolArray) -> Iterator[HalfArray]:
+        """The same segments' vectors, in blocks."""
+        stored = self.vectors(modality)
+        start = self.part.offset(modality)
+        for base in range(0, len(stored), BLOCK):
+            block = stored[base : base + BLOCK]
+            yield block[alive[start + base : start + base + len(block)]]
+
+    def keys(self) -> schema.ByteRows:
+        """Keys of all segments, shape (rows, 18), as schema.segment_keys packs them."""
+        return schema.segment_keys(self.columns(["content_hash", "modality", "source"]))

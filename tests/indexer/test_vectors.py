@@ -1,0 +1,247 @@
+"""Vectors: the exact scan against NumPy and faiss, and inverted lists against the exact scan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexer import vectors
+from indexer.errors import StoreError
+from indexer.generation import Generation, Space, read_current
+from indexer.snapshot import Snapshot
+from indexer.store import Writer
+from indexer.types import FloatArray, Item, Member, Modality, Segment, Source
+from indexer.verify import verify
+
+DIM = 32
+
+
+def _units(rows: np.ndarray) -> FloatArray:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def _clustered(count: int, seed: int = 0) -> FloatArray:
+    """Unit vectors around one centre for each 50, shape (count, DIM)."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).standard_normal((max(count // 50, 1), DIM))
+    noise = 0.35 * rng.standard_normal((count, DIM))
+    return _units(centres[rng.integers(len(centres), size=count)] + noise)
+
+
+def test_scan_converts_every_finite_half_exactly() -> None:
+    bits = np.arange(65536, dtype=np.uint16).view(np.float16)
+    finite = bits[np.isfinite(bits)].reshape(-1, 1)
+    query = np.ones(1, np.float32)
+    np.testing.assert_array_equal(vectors.scan(finite, query), finite[:, 0].astype(np.float32))
+
+
+@pytest.mark.parametrize("count", [1, vectors.SCAN_ROWS - 1, vectors.SCAN_ROWS, 3 * vectors.SCAN_ROWS + 1])
+def test_scan_equals_numpy_in_double_precision(count: int) -> None:
+    stored, query = _clustered(count).astype(np.float16), _clustered(1, seed=5)[0]
+    expected = stored.astype(np.float64) @ query.astype(np.float64)
+    np.testing.assert_allclose(vectors.scan(stored, query), expected, atol=vectors.MARGIN / 50)
+
+
+def test_exact_scores_do_not_depend_on_company() -> None:
+    stored, query = _clustered(1500).astype(np.float16), _clustered(1, seed=5)[0]
+    together = vectors.exact_scores(stored, np.arange(1500), query)
+    alone = [vectors.exact_scores(stored, np.array([row]), query)[0] for row in range(0, 1500, 97)]
+    np.testing.assert_array_equal(together[::97], alone)
+
+
+@pytest.mark.parametrize("dead", [0.0, 0.5, 0.999])
+def test_flat_structure_and_scan_find_the_same(dead: float) -> None:
+    stored = _clustered(2000).astype(np.float16)
+    alive = np.random.default_rng(1).random(2000) >= dead
+    index = vectors.build_structure(2000, DIM, iter([stored[:1500], stored[1500:]]), codebook=None)
+    for seed in range(5):
+        query = _clustered(1, seed=seed)[0]
+        rows, scores = vectors.exact_candidates(stored, query, 10, alive=alive)
+        other = vectors.structure_candidates(index, stored, query, 10, alive=alive)
+        assert other is not None
+        best = sorted(zip(-scores, rows, strict=True))[:10]
+        assert sorted(zip(-other[1], other[0], strict=True))[:10] == best
+        assert len(best) == min(10, int(alive.sum()))
+        exact = np.where(alive, stored.astype(np.float64) @ query.astype(np.float64), -2)
+        assert {row for _, row in best} == set(np.argsort(-exact, kind="stable")[: len(best)].tolist())
+
+
+def test_ties_past_the_cut_are_left_to_the_scan() -> None:
+    stored = np.repeat(_clustered(3), 100, axis=0).astype(np.float16)
+    index = vectors.build_structure(300, DIM, iter([stored]), codebook=None)
+    query = stored[150].astype(np.float32)
+    assert vectors.structure_candidates(index, stored, query, 5) is None
+    rows, _ = vectors.exact_candidates(stored, query, 5)
+    assert set(range(100, 200)) <= set(rows.tolist())
+
+
+def test_structure_survives_its_bytes_and_headers_are_checked(tmp_path: Path) -> None:
+    import faiss
+
+    stored = _clustered(50).astype(np.float16)
+    index = vectors.build_structure(50, DIM, iter([stored]), codebook=None)
+    vectors.write_structure(index, tmp_path / "x.faiss")
+    data = (tmp_path / "x.faiss").read_bytes()
+    again = vectors.read_structure(data, count=50, dim=DIM)
+    assert vectors.holds(again, stored)
+    assert not vectors.holds(again, stored[::-1])
+    for count, dim in ((49, DIM), (50, DIM + 1)):
+        with pytest.raises(StoreError, match="expected"):
+            vectors.read_structure(data, count=count, dim=dim)
+    other = faiss.serialize_index(faiss.IndexFlatIP(DIM)).tobytes()
+    with pytest.raises(StoreError, match="unknown type"):
+        vectors.read_structure(other, count=0, dim=DIM)
+
+
+def test_unit_check_names_the_row() -> None:
+    rows = _clustered(5)
+    vectors.check_units(rows.astype(np.float16).astype(np.float32), what="x")
+    rows[3] *= 1.01
+    with pytest.raises(StoreError, match="row 3"):
+        vectors.check_units(rows, what="x")
+
+
+def test_merged_lists_equal_lists_built_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    import faiss
+
+    monkeypatch.setattr(vectors, "IVF_FROM", 1000)
+    stored = _clustered(6000).astype(np.float16)
+    codebook, other = vectors.train_codebook(stored[:3000]), vectors.train_codebook(stored[3000:])
+    pieces = [stored[:2000], stored[2000:4000], stored[4000:5000], stored[5000:]]
+    alive = [np.random.default_rng(i).random(len(piece)) < 0.7 for i, piece in enumerate(pieces)]
+    structures = [
+        vectors.build_structure(2000, DIM, iter([pieces[0]]), codebook=codebook),
+        vectors.build_structure(2000, DIM, iter([pieces[1]]), codebook=codebook),
+        None,  # flat
+        vectors.build_structure(1000, DIM, iter([pieces[3]]), codebook=other),
+    ]
+    merged = vectors.merge_structures(codebook, zip(structures, pieces, alive, strict=True))
+    kept = np.concatenate([piece[mask] for piece, mask in zip(pieces, alive, strict=True)])
+    anew = vectors.build_structure(len(kept), DIM, iter([kept]), codebook=codebook)
+    assert vectors.holds(merged, kept)
+    queries = _clustered(50, seed=3)
+    for nprobe in (1, merged.nlist):
+        params = faiss.SearchParametersIVF(nprobe=nprobe)
+        scores, rows = merged.search(queries, 5, params=params)
+        expected_scores, expected_rows = anew.search(queries, 5, params=params)
+        np.testing.assert_array_equal(rows, expected_rows)
+        np.testing.assert_array_equal(scores, expected_scores)
+
+
+# Inverted lists, in an index: IVF_FROM is lowered so that a few thousand vectors count as many.
+
+
+@pytest.fixture
+def lists(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setattr(vectors, "IVF_FROM", 3000)
+    monkeypatch.setenv("TRIPTYCH_HOME", str(tmp_path / "home"))
+    return tmp_path / "index"
+
+
+def _name(number: int) -> bytes:
+    return number.to_bytes(16, "big")
+
+
+def _item(number: int) -> Item:
+    member = Member(Modality.IMAGE, Source.FILE, f"{number}.png", 1, 1, _name(number))
+    return Item(f"{number:032x}", "root", member.path or "", (member,))
+
+
+def _grow(index: Path, rows: FloatArray, start: int, alive: Sequence[int] | None = None) -> Generation:
+    """Commit rows as the images numbered from `start`, with items for `alive` (default: all so far)."""
+    segments = [Segment(_name(start + i), Modality.IMAGE, Source.FILE) for i in range(len(rows))]
+    with Writer.open(index, create=True) as writer:
+        parts = [writer.add_part(segments, rows, space_id="toy")] if len(rows) else []
+        return writer.commit(
+            writer.current(),
+            roots=[],
+            items=[_item(number) for number in alive or range(start + len(rows))],
+            spaces={"toy": Space("toy", DIM)},
+            parts=parts,
+        )
+
+
+def _recall(index: Path, rows: FloatArray, alive: np.ndarray) -> float:
+    """Share of the exact ten best that a search finds, over 60 queries near the data."""
+    hits = 0
+    stored = rows.astype(np.float16).astype(np.float32)
+    with Snapshot.open(index) as snapshot:
+        for query in _clustered(len(rows), seed=7)[:60]:
+            best = np.argsort(np.where(alive, -(stored @ query), 9))[:10]
+            candidates = snapshot.search(Modality.IMAGE, query, 10)
+            assert len(candidates) == 10
+            names = {int.from_bytes(s.content_hash, "big") for s in snapshot.segments(candidates)}
+            hits += len(names & set(best.tolist()))
+            for segment, score in zip(snapshot.segments(candidates), candidates.score, strict=True):
+                row = int.from_bytes(segment.content_hash, "big")
+                assert score == pytest.approx(float(stored[row] @ query), abs=1e-5)  # rescored, not 8-bit
+    return hits / 600
+
+
+def test_large_parts_share_one_codebook_and_keep_their_recall(lists: Path) -> None:
+    rows = _clustered(9000)
+    first = _grow(lists, rows[:4000], 0)
+    assert dict(first.parts[0].kinds) == {Modality.IMAGE: "ivf"}
+    second = _grow(lists, rows[4000:8000], 4000)
+    third = _grow(lists, rows[8000:], 8000)
+    assert first.codebooks == second.codebooks == third.codebooks
+    assert list(first.codebooks) == ["toy/image"]
+    assert [part.kinds[Modality.IMAGE] for part in third.parts] == ["ivf", "ivf", "flat"]
+    assert _recall(lists, rows, np.ones(9000, bool)) >= 0.95
+    assert verify(lists).problems == []
+    alive = np.arange(9000) >= 7000  # the first part dies whole, of the second a quarter lives
+    fourth = _grow(lists, rows[:0], 9000, range(7000, 9000))
+    assert [part.id for part in fourth.parts if part.id in {part.id for part in third.parts}] == [
+        third.parts[2].id
+    ]
+    assert _recall(lists, rows, alive) >= 0.95
+    assert verify(lists).problems == []
+
+
+def test_large_parts_merge_without_their_deleted_rows(lists: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = _clustered(9000)
+    _grow(lists, rows[:4000], 0)
+    _grow(lists, rows[4000:8000], 4000)
+    monkeypatch.setattr("indexer.merge.TIER_PARTS", 2)
+    merged = _grow(
+        lists,
+        rows[8000:],
+        8000,
+        [number for number in range(9000) if number % 3 or number >= 8000],
+    )
+    alive = (np.arange(9000) % 3 != 0) | (np.arange(9000) >= 8000)
+    assert sorted(part.kinds[Modality.IMAGE] for part in merged.parts) == ["flat", "ivf"]
+    assert sum(part.rows for part in merged.parts) == alive.sum()
+    assert _recall(lists, rows, alive) >= 0.95
+    assert verify(lists).problems == []
+
+
+def test_fewer_living_than_lists_visited_still_gives_k(lists: Path) -> None:
+    rows = _clustered(4000)
+    _grow(lists, rows, 0)
+    alive = range(1900, 4000, 100)  # 21 of 4000, and rewriting is held off
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("indexer.merge.DEAD_SHARE", 1.0)
+        _grow(lists, rows[:0], 4000, alive)
+    assert read_current(lists).parts[0].kinds[Modality.IMAGE] == "ivf"
+    with Snapshot.open(lists) as snapshot:
+        candidates = snapshot.search(Modality.IMAGE, rows[0], 15)
+        names = [int.from_bytes(s.content_hash, "big") for s in snapshot.segments(candidates)]
+    stored = rows.astype(np.float16).astype(np.float64)
+    best = sorted(alive, key=lambda row: -float(stored[row] @ rows[0].astype(np.float64)))
+    assert names == best[:15]
+
+
+def test_a_flipped_bit_in_a_codebook_is_found_by_the_next_large_part(lists: Path) -> None:
+    rows = _clustered(8000)
+    _grow(lists, rows[:4000], 0)
+    (path,) = lists.glob("codebooks/*.faiss")
+    data = bytearray(path.read_bytes())
+    data[100] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(StoreError, match=r"codebooks/.* checksum"):
+        _grow(lists, rows[4000:], 4000)
+    assert any("codebooks/" in problem for problem in verify(lists).problems)
