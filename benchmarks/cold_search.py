@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 from common import Budget, alternate, save, say, summary
+
 from indexer.generation import Root, Space
 from indexer.store import Writer
-from retrieval.models.registry import load_model
-
 from indexer.types import Item, Member, Modality, Segment, Source
+from retrieval.models.registry import load_model
 
 BARE = "import numpy, onnxruntime, faiss, pyarrow.parquet"
 USUAL = """

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import Budget, save, say
+from PIL import Image
+
 from indexer.build import BuildOptions, update
 from indexer.media.prepare import prepare_file
-from PIL import Image
-from retrieval.models.registry import load_model
-
 from indexer.types import Modality
+from retrieval.models.registry import load_model
 from retrieval.models.starter.backbones import load_lite0
 
 SIDE = 512

@@ -22,9 +22,9 @@ def page() -> str:
     """The whole page: budgets first, then each benchmark's own numbers."""
     results = [json.loads(file.read_text()) for file in sorted((HERE / "results").glob("*.json"))]
     rows = [
-        f"| {budget['what']} | {budget['value']:.4g}{budget['unit']} | {budget['budget']} | {budget['verdict']} |"
+        f"| {one['what']} | {one['value']:.4g}{one['unit']} | {one['budget']} | {one['verdict']} |"
         for result in results
-        for budget in result.get("budgets", ())
+        for one in result.get("budgets", ())
     ]
     return INTRO + "\n".join(rows) + "\n" + "".join(section(result) for result in results)
 

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 from common import Budget, save, say
-from indexer.build import BuildOptions, UpdateReport, update
 from PIL import Image
-from retrieval.models.registry import load_model
 
+from indexer.build import BuildOptions, UpdateReport, update
 from indexer.types import Modality
+from retrieval.models.registry import load_model
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from tests.toy import ToyEncoder

@@ -275,7 +275,9 @@ class _Update:
             changes=changes,
             failures=tuple(self.failures),
             failed_before=self.failed_before
-            + sum(item.error is not None for diff in diffs for item in diff.kept),
+            + sum(
+                member.error is not None for diff in diffs for item in diff.kept for member in item.members
+            ),
             skipped=_skipped(diffs),
             encoded=self.encoded,
             reused=self.ledger.reused,

@@ -98,7 +98,11 @@ def compare(
     old = {item.path: item for item in known}
     for found in scan.items:
         item = old.pop(found.path, None)
-        if item is not None and _is_same(found, item) and not (retry_failed and item.error):
+        if (
+            item is not None
+            and _is_same(found, item)
+            and not (retry_failed and any(member.error for member in item.members))
+        ):
             diff.kept.append(item)
         elif item is not None and scan.unknown and _is_unknown(item, scan.unknown):
             diff.unknown.append(item)

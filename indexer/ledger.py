@@ -33,7 +33,7 @@ class Completed:
     pending: Pending
     item: Item
     failures: tuple[tuple[str, str], ...]  # path, reason; of this run
-    failed_before: bool  # it has no segments, for a reason of an earlier run
+    failed_before: int  # members without segments, for a reason of an earlier run
     needs: frozenset[Key]  # the contents it stands for, all of which have vectors
 
 
@@ -55,7 +55,7 @@ class Ledger:
         """An item whose contents are now known: what must be encoded for it, or the item if nothing must."""
         slot = _Slot(item, set(), {i: e for i, e in enumerate(item.errors) if e is not None}, set(), set())
         before = item.pending.known
-        given_up = {member.key for member in before.members} if before and not self.retry else set()
+        given_up = {} if before is None or self.retry else {m.key: m.error for m in before.members}
         media: list[Medium] = []
         for place, member in enumerate(item.members):
             key = _key(member)
@@ -67,7 +67,7 @@ class Ledger:
                 self.reused += 1
             elif key in given_up and key not in self._waiting:
                 slot.old.add(place)
-                slot.errors[place] = (before and before.error) or "failed before"
+                slot.errors[place] = given_up[key] or "failed before"
             else:
                 slot.missing.add(key)
                 if key not in self._waiting:
@@ -127,12 +127,14 @@ def _medium(item: HashedItem, place: int, key: Key) -> Medium:
 def _complete(slot: _Slot) -> Completed:
     pending = slot.item.pending
     members = tuple(
-        replace(member, content_hash=None) if place in slot.unread else member
+        replace(
+            member,
+            content_hash=None if place in slot.unread else member.content_hash,
+            error=slot.errors.get(place),
+        )
         for place, member in enumerate(slot.item.members)
     )
-    reasons = [reason for _, reason in sorted(slot.errors.items())]
-    error = reasons[0] if len(reasons) == len(members) else None
-    item = Item(pending.id, pending.root_id, pending.found.path, members, dict(pending.found.metadata), error)
+    item = Item(pending.id, pending.root_id, pending.found.path, members, dict(pending.found.metadata))
     failures = tuple(
         (_where(pending, members[place]), reason)
         for place, reason in sorted(slot.errors.items())
@@ -140,7 +142,7 @@ def _complete(slot: _Slot) -> Completed:
     )
     keys = (_key(member) for place, member in enumerate(members) if place not in slot.errors)
     needs = frozenset(key for key in keys if key is not None)
-    return Completed(pending, item, failures, error is not None and not failures, needs)
+    return Completed(pending, item, failures, len(slot.old), needs)
 
 
 def _where(pending: Pending, member: Member) -> str:

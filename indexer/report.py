@@ -79,7 +79,7 @@ class UpdateReport:
 
     changes: Mapping[Change, int]
     failures: tuple[FileFailed, ...]  # of this run
-    failed_before: int  # items that failed earlier and did not change
+    failed_before: int  # files that failed earlier and did not change
     skipped: Mapping[Modality, int]  # media without an encoder
     encoded: Mapping[Modality, int]  # segments that the model saw in this run
     reused: int  # contents that items needed and that had vectors already

@@ -77,6 +77,7 @@ def member_type() -> pa.StructType:
             pa.field("mtime_ns", pa.int64(), nullable=False),
             pa.field("content_hash", pa.binary(HASH_BYTES)),
             pa.field("text", pa.string()),
+            pa.field("error", pa.string()),
         ]
     )
 
@@ -94,7 +95,6 @@ def item_schema() -> pa.Schema:
             pa.field("path_bytes", pa.binary(), nullable=False),
             pa.field("members", pa.list_(pa.field("element", member_type(), nullable=False)), nullable=False),
             pa.field("metadata", pa.map_(pa.string(), pa.string()), nullable=False),
-            pa.field("error", pa.string()),
         ]
     )
 
@@ -162,7 +162,6 @@ def item_table(items: Sequence[Item]) -> pa.Table:
         pa.array([_exact(item.path) for item in items], pa.binary()),
         members,
         metadata,
-        pa.array([_optional(item.error) for item in items], pa.string()),
     ]
     return pa.Table.from_arrays(columns, schema=schema)
 
@@ -188,6 +187,7 @@ def _member_array(members: Sequence[Member]) -> pa.StructArray:
         [member.mtime_ns for member in members],
         [member.content_hash for member in members],
         [_optional(member.text) for member in members],
+        [_optional(member.error) for member in members],
     ]
     arrays = [pa.array(column, kinds.field(i).type) for i, column in enumerate(columns)]
     return pa.StructArray.from_arrays(arrays, fields=[kinds.field(i) for i in range(kinds.num_fields)])
@@ -202,13 +202,13 @@ def items_from(table: pa.Table) -> list[Item]:
     stop = spans[-1] if spans else 0
     keys = _objects(maps.keys.slice(first, stop - first))
     values = _objects(maps.items.slice(first, stop - first))
-    columns = [_objects(table[name]) for name in ("id", "root_id", "path_bytes", "error")]
+    columns = [_objects(table[name]) for name in ("id", "root_id", "path_bytes")]
     items = []
-    for row, (item_id, root_id, path, error) in enumerate(zip(*columns, strict=True)):
+    for row, (item_id, root_id, path) in enumerate(zip(*columns, strict=True)):
         start, end = spans[row] - first, spans[row + 1] - first
         metadata = dict(zip(keys[start:end], values[start:end], strict=True)) if start < end else {}
         own = tuple(members[bounds[row] : bounds[row + 1]])
-        items.append(Item(item_id, root_id, _path(path), own, metadata, error))
+        items.append(Item(item_id, root_id, _path(path), own, metadata))
     return items
 
 
@@ -227,8 +227,9 @@ def _members_from(lists: pa.ListArray) -> tuple[list[Member], list[int]]:
             mtime_ns,
             content_hash,
             text,
+            error,
         )
-        for modality, source, _, path, size, mtime_ns, content_hash, text in zip(*columns, strict=True)
+        for modality, source, _, path, size, mtime_ns, content_hash, text, error in zip(*columns, strict=True)
     ]
     return members, (bounds - bounds[0]).tolist() if len(bounds) else [0]
 

@@ -54,6 +54,7 @@ class Member:
     mtime_ns: int  # 0 for inline text
     content_hash: bytes | None = None  # 16 bytes, see fsio.hash_bytes; None until read
     text: str | None = None  # inline text only
+    error: str | None = None  # why it has no segments; it is tried again when the file changes
 
     @property
     def key(self) -> tuple[bytes | None, Modality, Source]:
@@ -70,11 +71,15 @@ class Item:
     path: str  # of the first file member, or the manifest row's key
     members: tuple[Member, ...]
     metadata: Mapping[str, str] = field(default_factory=dict)
-    error: str | None = None  # why it has no segments; it is tried again when the file changes
 
     @property
     def modality(self) -> Modality:
         return self.members[0].modality
+
+    @property
+    def failed(self) -> bool:
+        """Whether nothing of it can be found, since every member failed."""
+        return all(member.error is not None for member in self.members)
 
 
 @dataclass(frozen=True, slots=True)

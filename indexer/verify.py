@@ -226,17 +226,19 @@ def _by_modality(part: Part, mask: BoolArray) -> dict[Modality, int]:
 
 
 def _check_items(readers: list[PartReader], items: pa.Table, report: Report) -> None:
-    """That every item without an error has a segment in some part."""
+    """That every member without an error has a segment in some part."""
     packed = np.concatenate([reader.keys() for reader in readers]) if readers else ()
     known = {row.tobytes() for row in packed}
     lost = []
     for item in schema.items_from(items):
-        keys = [(m.content_hash, m.modality, m.source) for m in item.members if m.content_hash is not None]
-        if item.error is None and not any(schema.pack_key(key) in known for key in keys):
+        sound = [member for member in item.members if member.error is None]
+        keys = [(m.content_hash, m.modality, m.source) for m in sound if m.content_hash is not None]
+        if len(keys) < len(sound) or any(schema.pack_key(key) not in known for key in keys):
             lost.append(item.path)
     if lost:
         report.problems.append(
-            f"{len(lost)} items have neither segments nor an error, the first is {schema.display(lost[0])!r}"
+            f"{len(lost)} items lack segments, and an error that says why; "
+            f"the first is {schema.display(lost[0])!r}"
         )
 
 

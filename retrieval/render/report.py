@@ -10,8 +10,8 @@ from typing import Any
 from indexer.cleaning import kept_generations
 from indexer.generation import Generation
 from indexer.report import UpdateReport
-from indexer.schema import items_from
 from indexer.snapshot import Snapshot
+from indexer.types import Item, Member
 from indexer.verify import Report
 from retrieval.models.registry import ModelInfo
 from retrieval.render.escape import printable
@@ -58,7 +58,7 @@ def info_json(index: Path) -> Json:
     """An index's facts: roots, counts by modality, spaces, parts, size in bytes, generations."""
     with Snapshot.open(index) as snapshot:
         generation = snapshot.generation
-        failed = snapshot.items.column("error").null_count
+        failed = len(_failed(snapshot))
     kept = kept_generations(index, generation)
     return {
         "index": str(index),
@@ -67,7 +67,7 @@ def info_json(index: Path) -> Json:
         "program": generation.program,
         "roots": [{"path": printable(root.path), "kind": root.kind} for root in generation.roots],
         "items": generation.item_count,
-        "failed": generation.item_count - failed,
+        "failed": failed,
         "segments": {modality.value: count for modality, count in generation.counts.items()},
         "spaces": {key: {"model": space.model, "dim": space.dim} for key, space in generation.spaces.items()},
         "parts": len(generation.parts),
@@ -82,8 +82,9 @@ def info_lines(index: Path) -> list[str]:
     facts = info_json(index)
     lines = [f"index        {printable(facts['index'])}"]
     lines += [f"root         {root['path']} ({root['kind']})" for root in facts["roots"]]
-    failed = f", {facts['failed']} of which gave nothing" if facts["failed"] else ""
-    lines.append(f"items        {facts['items']}{failed}")
+    lines.append(f"items        {facts['items']}")
+    if facts["failed"]:
+        lines.append(f"failed       {facts['failed']}; list them with --failures")
     lines.append(f"segments     {counted(facts['segments'])}")
     for key, space in facts["spaces"].items():
         lines.append(f"space        {key[:12]}, {space['dim']}-d, model {printable(space['model'])}")
@@ -96,13 +97,22 @@ def info_lines(index: Path) -> list[str]:
 
 
 def failure_rows(index: Path) -> list[Json]:
-    """Every item that gave nothing, and why."""
-    import pyarrow.compute as pc
-
+    """Every file and text that gave nothing, and why."""
     with Snapshot.open(index) as snapshot:
-        table = snapshot.items
-        items = items_from(table.filter(pc.is_valid(table.column("error"))))
-    return [{"path": printable(item.path), "error": printable(item.error or "")} for item in items]
+        return [
+            {
+                "path": printable(member.path or item.path),
+                "kind": member.modality.value,
+                "error": member.error,
+            }
+            for item, member in _failed(snapshot)
+        ]
+
+
+def _failed(snapshot: Snapshot) -> list[tuple[Item, Member]]:
+    """The members that have no segments, with their items."""
+    pairs = ((item, member) for item in snapshot.item_list() for member in item.members)
+    return [(item, member) for item, member in pairs if member.error is not None]
 
 
 def counted(counts: Mapping[Any, int]) -> str:

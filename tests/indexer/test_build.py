@@ -151,8 +151,7 @@ def told(index: Path) -> tuple[Any, ...]:
             (
                 i.id,
                 i.path,
-                i.error,
-                tuple((m.path, m.content_hash) for m in i.members),
+                tuple((m.path, m.content_hash, m.error) for m in i.members),
                 sorted(i.metadata.items()),
             )
             for i in snapshot.item_list()
@@ -288,7 +287,7 @@ def test_bad_files_cost_one_line_each_and_shift_nothing(tree: Path, index: Path,
         (e for e in events if isinstance(e, FileFailed)), key=str
     )
     rows = items(index)
-    assert {path for path, item in rows.items() if item.error} == {
+    assert {path for path, item in rows.items() if item.failed} == {
         "text.jpg",
         "zero.png",
         "cut.png",
@@ -296,14 +295,14 @@ def test_bad_files_cost_one_line_each_and_shift_nothing(tree: Path, index: Path,
     }
     assert [e.done for e in events if isinstance(e, Progress)] == list(range(1, 12))
     again, seen = cost(index, tree)
-    assert (again.failed, again.failed_before, again.unchanged, seen) == (0, 4, 11, {})
+    assert (again.failed, again.failed_before, again.unchanged, seen) == (0, 5, 11, {})
     aged(tree / "cut.png", OLD + 1)  # a touch alone is no reason to try again
     again = run(index, tree)
-    assert (again.failed, again.failed_before, again.touched) == (0, 4, 1)
-    assert run(index, tree, retry_failed=True).failed == 4
+    assert (again.failed, again.failed_before, again.touched) == (0, 5, 1)
+    assert run(index, tree, retry_failed=True).failed == 5
     (tree / "cut.png").write_bytes(whole)
     again, seen = cost(index, tree)
-    assert (again.changed, again.failed_before, seen) == (1, 3, {})
+    assert (again.changed, again.failed_before, seen) == (1, 4, {})
     for name in ("text.jpg", "zero.png", "noise.ogg", "sub/white.txt"):
         (tree / name).unlink()
     run(index, tree)
@@ -448,7 +447,7 @@ def test_a_file_that_never_rests_is_reported_and_tried_next_time(
     assert [(Path(f.path).name, f.reason) for f in report.failures] == [
         ("notes.txt", "changed while it was read")
     ]
-    assert items(index)["notes.txt"].error == "changed while it was read"
+    assert items(index)["notes.txt"].members[0].error == "changed while it was read"
     monkeypatch.undo()
     aged(tree / "notes.txt")
     assert run(index, tree).changed == 1

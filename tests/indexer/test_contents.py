@@ -178,7 +178,7 @@ def test_copies_wait_for_one_encoding_and_share_its_fate(tmp_path: Path) -> None
     assert ledger.enter(two) == ([], None)
     done = ledger.settle(media[0].key, None)
     assert [one.item.path for one in done] == ["1.txt", "2.txt"]
-    assert all(one.item.error is None and one.needs == {media[0].key} for one in done)
+    assert all(one.item.members[0].error is None and one.needs == {media[0].key} for one in done)
     assert ledger.reused == 1
 
 
@@ -189,14 +189,14 @@ def test_a_broken_content_breaks_later_copies_at_once(tmp_path: Path) -> None:
     media, completed = ledger.enter(hashed(tmp_path, "2.txt", "red"))
     assert media == []
     assert completed is not None
-    assert (completed.item.error, completed.needs) == ("bad", frozenset())
+    assert (completed.item.members[0].error, completed.needs) == ("bad", frozenset())
 
 
 def test_the_hash_of_a_file_that_never_rests_is_not_kept(tmp_path: Path) -> None:
     ledger = Ledger(())
     media, _ = ledger.enter(hashed(tmp_path, "1.txt", "red"))
     item = ledger.settle(media[0].key, CHANGED, unread=True)[0].item
-    assert (item.error, item.members[0].content_hash) == (CHANGED, None)
+    assert (item.members[0].error, item.members[0].content_hash) == (CHANGED, None)
     media, _ = ledger.enter(hashed(tmp_path, "2.txt", "red"))
     assert len(media) == 1  # the content itself is not to blame
 

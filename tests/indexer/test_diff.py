@@ -29,10 +29,10 @@ def known(
     caption: str | None = None,
     error: str | None = None,
 ) -> Item:
-    members = [Member(Modality.IMAGE, Source.FILE, path, size, mtime, content)]
+    members = [Member(Modality.IMAGE, Source.FILE, path, size, mtime, content, error=error)]
     if caption:
         members.append(Member(Modality.TEXT, Source.CAPTION, caption, 1, 5, b"c" * 16))
-    return Item(item_id_of(ROOT, path), ROOT, path, tuple(members), {}, error)
+    return Item(item_id_of(ROOT, path), ROOT, path, tuple(members))
 
 
 def scan_of(*items: FoundItem, unknown: tuple[str, ...] = (), empty: bool = False) -> Scan:

@@ -120,10 +120,9 @@ def test_items_keep_names_that_are_hard_to_write_down(index: Path) -> None:
             os.fsdecode(raw),
             (
                 Member(Modality.IMAGE, Source.FILE, os.fsdecode(raw), 5, 2**62, digest("image x")),
-                Member(Modality.TEXT, Source.CAPTION, None, 3, 0, None, "inline é"),
+                Member(Modality.TEXT, Source.CAPTION, None, 3, 0, None, "inline é", "bro\nken"),
             ),
             {"label": "ä", "empty": ""} if raw[0] == 0xFF else {},
-            "broken" if raw[0] == 0xFF else None,
         )
         for raw in names
     ]

@@ -150,7 +150,7 @@ def test_items_without_segments(index: Path) -> None:
     with Writer.open(index) as writer:
         commit(writer, writer.current(), {"lost\n.png": "never encoded"})
     problems = verify(index).problems
-    assert problems == ["1 items have neither segments nor an error, the first is 'lost\\n.png'"]
+    assert problems == ["1 items lack segments, and an error that says why; the first is 'lost\\n.png'"]
 
 
 def test_orphans_are_named_unless_their_writer_lives(index: Path) -> None:
