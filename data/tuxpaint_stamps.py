@@ -23,6 +23,7 @@ package's copyright file lists, public domain and GPL-2+ mostly; nothing of them
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -32,7 +33,7 @@ from pathlib import Path
 import debian_packages as debian
 
 PACKAGE = "tuxpaint-stamps-default"
-BELOW = Path(PACKAGE, "usr", "share", "tuxpaint", "stamps")
+BELOW = Path("stamps")  # where the media end up, below the manifest's folder
 PICTURES = (".svg", ".png")  # in order of preference
 SOUNDS = (".ogg", ".wav")
 
@@ -123,7 +124,12 @@ def build(out: Path) -> Path:
     if manifest.exists() and (out / BELOW).is_dir():
         debian.say(f"the stamps are there already: {manifest}")
         return manifest
-    debian.unpack([PACKAGE], out, cache=debian.CACHE)
+    if not (out / BELOW).is_dir():
+        (unpacked,) = debian.unpack([PACKAGE], out, cache=debian.CACHE)
+        share = unpacked / "usr" / "share"
+        shutil.copy(share / "doc" / PACKAGE / "copyright", out / "copyright")
+        (share / "tuxpaint" / "stamps").rename(out / BELOW)
+        shutil.rmtree(unpacked)
     rows, counts = find_stamps(out / BELOW, out)
     if not rows:
         raise debian.RecipeError(f"{PACKAGE} holds no stamp with a caption below {BELOW}")
