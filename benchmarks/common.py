@@ -12,6 +12,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,20 +31,16 @@ class Run:
     peak_mb: float  # resident, largest
 
 
-def run(command: list[str], *, env: dict[str, str] | None = None, expect: str | None = None) -> Run:
+def run(command: list[str], *, expect: str | None = None) -> Run:
     """Time a command from outside. RuntimeError when it fails or does not print `expect`."""
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, **(env or {})}
-    )
-    assert process.stdout is not None
-    output = process.stdout.read().decode("utf-8", "replace")
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0 or (expect is not None and expect not in output):
-        raise RuntimeError(f"{command} ended with {process.returncode}: {output[:500]}")
-    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    with tempfile.NamedTemporaryFile() as printed:
+        launcher = [sys.executable, "-I", "-S", str(Path(__file__).with_name("launch.py")), printed.name]
+        done = subprocess.run([*launcher, *command], capture_output=True, check=True)
+        output = printed.read().decode("utf-8", "replace")
+    found = json.loads(done.stdout)
+    if found["status"] != 0 or (expect is not None and expect not in output):
+        raise RuntimeError(f"{command} ended with {found['status']}: {output[:500]}")
+    return Run(found["seconds"], found["cpu_seconds"], found["peak_mb"])
 
 
 def alternate(commands: dict[str, list[str]], *, rounds: int, expect: dict[str, str]) -> dict[str, list[Run]]:
