@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ class Tower:
 
     However long the batch, one call of the graph sees at most `group` texts of similar length, or `group`
     views of pictures or sounds: memory stays bounded, and small groups stay in the processor's cache.
+
+    Groups run beside each other in `threads` threads, each of them on one core. Threads within a group would
+    wait for each other at every layer, and while workers decode on the same cores they wait long.
     """
 
     def __init__(
@@ -32,14 +36,17 @@ class Tower:
         dim: int,
         batch_size: int,
         group: int,
+        threads: int = 1,
     ) -> None:
         self.preparer = preparer
         self.space_id = space_id
         self.dim = dim
         self.batch_size = batch_size
         self.group = group
+        self.threads = threads
         self._open = open_runtime
         self._runtime: Runtime | None = None
+        self._pool: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
 
     @property
@@ -61,9 +68,23 @@ class Tower:
         runtime = self.warm()
         text = self.modality is Modality.TEXT
         grouped, feed = (_by_length, _text_inputs) if text else (_by_views, _view_inputs)
-        for group in grouped(tensors, self.group):
+        groups = list(grouped(tensors, self.group))
+
+        def run(group: list[int]) -> None:
             vectors[group] = runtime.run(feed([tensors[i] for i in group]))[OUTPUT]
+
+        if len(groups) == 1 or self.threads == 1:
+            for group in groups:
+                run(group)
+        else:
+            list(self._threads().map(run, groups))
         return vectors
+
+    def _threads(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self.threads, "encode")
+            return self._pool
 
 
 def _text_inputs(tensors: Tensors) -> Arrays:

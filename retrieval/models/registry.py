@@ -17,7 +17,7 @@ from indexer.types import Modality, Preparer
 from retrieval.config import cache_dir
 from retrieval.encoders.tower import Tower
 from retrieval.models.bundle import Bundle, TowerSpec, write_bundle
-from retrieval.runtime.protocol import Runtime
+from retrieval.runtime.protocol import Runtime, available_threads
 
 STARTER = "starter"
 SHORTEST_SPACE = 8  # hex digits of a space_id that are enough to name it
@@ -29,7 +29,7 @@ class Model:
     """An opened bundle. Towers and their graphs load when they are first needed."""
 
     bundle: Bundle
-    threads: int = 0  # of the runtime; 0: every core
+    threads: int = 0  # that encode; 0: one a core
 
     @property
     def name(self) -> str:
@@ -75,7 +75,7 @@ class Model:
         def open_runtime() -> Runtime:
             from retrieval.runtime.onnx import OnnxRuntime
 
-            return OnnxRuntime.open(path, threads=self.threads, prepack=prepack)
+            return OnnxRuntime.open(path, threads=1, prepack=prepack)
 
         return Tower(
             _preparer(spec, self.bundle),
@@ -84,6 +84,7 @@ class Model:
             dim=spec.dim,
             batch_size=spec.batch_size,
             group=spec.group,
+            threads=self.threads or available_threads(),
         )
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, float], None]  # what is being done, and the share already done, in [0, 1]
 
-BUILDER = 1  # counts changes of the graphs that leave the space as it is; another number builds again
+BUILDER = 2  # counts changes of the graphs that leave the space as it is; another number builds again
 
 
 def fill_starter(folder: Path, progress: Progress) -> ModelSpec:

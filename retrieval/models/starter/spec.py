@@ -45,7 +45,7 @@ def starter_spec() -> ModelSpec:
                 preprocessing=IMAGE.describe(),
                 dim=DIM,
                 window={},
-                batch_size=32,
+                batch_size=128,
                 group=8,
             ),
             TowerSpec(
@@ -56,7 +56,7 @@ def starter_spec() -> ModelSpec:
                 preprocessing=text.describe(),
                 dim=DIM,
                 window={"max_tokens": MAX_TOKENS},
-                batch_size=32,
+                batch_size=64,
                 group=16,
             ),
             TowerSpec(
@@ -67,7 +67,7 @@ def starter_spec() -> ModelSpec:
                 preprocessing=AUDIO.describe(),
                 dim=DIM,
                 window={"window_s": AUDIO.window_s, "hop_s": AUDIO.hop_s},
-                batch_size=16,
+                batch_size=32,
                 group=8,
             ),
         ),
