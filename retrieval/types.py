@@ -19,11 +19,12 @@ class Query:
     modality: Modality
     text: str | None = None  # the words themselves
     path: Path | None = None  # or the file to read
+    name: str | None = None  # what to call it, where that is neither
 
     @property
     def label(self) -> str:
         """What to call it in talk and tables."""
-        return self.text if self.text is not None else str(self.path)
+        return self.name or (self.text if self.text is not None else str(self.path))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import tempfile
@@ -63,13 +64,14 @@ def _file(path: Path) -> Query:
 
 
 def _from_bytes(data: bytes) -> Query:
-    """Bytes from standard input: words if they are plain text, else a medium, kept in a temporary file."""
+    """Bytes from standard input: words if they are plain text, else a medium, in a file until this ends."""
     modality = modality_of_content(data[:HEAD_BYTES])
     if modality in (Modality.IMAGE, Modality.AUDIO):
         handle, name = tempfile.mkstemp(prefix="triptych-query-")
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-        return Query(modality, path=Path(name))
+        atexit.register(Path(name).unlink, missing_ok=True)
+        return Query(modality, path=Path(name), name="-")
     try:
         return _words(data.decode("utf-8"))
     except UnicodeDecodeError:

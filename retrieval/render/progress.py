@@ -50,17 +50,18 @@ class UpdateProgress:
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
         )
         self._task: TaskID | None = None
 
     def __enter__(self) -> UpdateProgress:
-        self._bars.start()
-        self._task = self._bars.add_task("scanning", total=None)
+        if self.console.is_terminal:  # elsewhere rich would leave an empty line behind
+            self._bars.start()
+            self._task = self._bars.add_task("scanning", total=None)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+        if self._task is not None:
+            self._bars.stop()
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, FileFailed):
@@ -99,4 +100,5 @@ def build_progress(console: Console) -> Iterator[BuildStep]:
     try:
         yield show
     finally:
-        bars.stop()
+        if console.is_terminal and task:
+            bars.stop()
