@@ -23,11 +23,15 @@ HELP = """Search your own pictures, sounds and texts by one another, offline.
   triptych search ./bark.ogg --in image,text
 """
 
+INTERRUPTED = 130  # what typer exits with on ctrl-C
+
 
 class App(typer.Typer):
     """Typer with one table from errors to exit codes. TRIPTYCH_DEBUG=1 shows tracebacks instead."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if sys.stdout is None:  # closed by the caller: nothing is printed, exit codes stay right
+            sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - open until the process ends
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
@@ -38,6 +42,10 @@ class App(typer.Typer):
         except OSError as error:
             name = f": {os.fsdecode(error.filename)}" if error.filename else ""
             _explain(f"{error.strerror or error}{name}", None)
+        except SystemExit as end:
+            if end.code == INTERRUPTED:
+                _say("stopped; an index keeps its last generation, and the same command goes on from there")
+            raise
         sys.exit(2)
 
 
@@ -195,6 +203,8 @@ def forget(
 
     count = remove(_choose(index, load_settings()), paths)
     _say(f"forgot {count} item{'s' * (count != 1)}")
+    if count and any(path.exists() for path in paths):
+        _say("files that are still there come back with the next update; .triptychignore keeps them out")
     raise typer.Exit(0 if count else 1)
 
 
@@ -208,18 +218,21 @@ def embed(
     """Vectors of any texts, pictures and sounds; a row of NaN where an input cannot be read."""
     from retrieval.embedding import check_out, embed_inputs, write_rows
     from retrieval.models.registry import load_model
+    from retrieval.render.escape import printable
     from retrieval.render.progress import build_progress
 
     check_out(out)
-    names = [line.rstrip("\r\n") for line in sys.stdin] if inputs == ["-"] else inputs
+    lines = map(os.fsdecode, sys.stdin.buffer) if inputs == ["-"] else inputs
+    names = [line.rstrip("\r\n") for line in lines]
     with build_progress(_console()) as progress:
         bundle = load_model(model or load_settings().model, progress=progress)
     rows = list(embed_inputs(names, bundle.tower, dim=bundle.dim, segments=segments))
     write_rows(rows, out, dim=bundle.dim, space_id=bundle.space_id)
-    for row in rows:
-        if row.error:
-            _say(f"{row.label}: {row.error}")
-    _say(f"{len(rows)} vectors of {bundle.dim} dimensions in {out}")
+    failed = [row for row in rows if row.error]
+    for row in failed:
+        _say(printable(f"input {row.input} ({row.label}): {row.error}"))
+    nothing = f", {len(failed)} of them NaN" if failed else ""
+    _say(printable(f"{len(rows)} rows of {bundle.dim} dimensions{nothing}: {out}"))
 
 
 @models_app.command("list", epilog="Example: triptych models list")

@@ -49,6 +49,7 @@ from indexer.types import Encoder, Item, Modality
 
 __all__ = ["BuildOptions", "UpdateReport", "forget", "update"]
 
+EMPTY_ROOT = "empty, as a volume that is not mounted: what the index knows of it is kept without --prune"
 WORTH_A_WORKER = 16  # items to look into, for each decode process beyond the first
 Hashes = dict[str, tuple[bytes | None, ...]]  # content hashes of members by item id
 
@@ -78,7 +79,7 @@ def update(
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """No cyclic garbage collection: it would walk the tuples of a large tree over and over ."""
+    """No cyclic garbage collection: it would walk the tuples of a large tree over and over."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -139,6 +140,7 @@ class _Update:
             raise
         self.publisher.remove(gone)
         self.publisher.commit()
+        self.publisher.tidy()
         return self._report(diffs, _judged(diffs, pending, gone, self.hashes, base))
 
     def _compare(self, scans: Iterable[Scan], base: Base) -> list[RootDiff]:
@@ -149,6 +151,8 @@ class _Update:
         for found in scans:
             for path, reason in found.problems:
                 self._fail(path, reason)
+            if found.empty and found.root_id in known and not self.options.prune:
+                self._fail(found.path, EMPTY_ROOT)
             if found.root_id not in base.roots:
                 self.publisher.add_root(Root(found.root_id, found.path, found.kind))
             diffs.append(

@@ -131,13 +131,21 @@ class CheckedFile:
         """The checked content, mapped; valid as long as something refers to it."""
         self.check()
         if self._map is None:
+            if not self.expected.size:
+                raise IndexCorrupt(f"{self.name} is empty", hint=VERIFY_HINT)
             self._map = mmap.mmap(self._handle.fileno(), 0, access=mmap.ACCESS_READ)
         return self._map
 
     def read(self) -> bytes:
         """The checked content."""
         self.check()
-        return os.pread(self._handle.fileno(), self.expected.size, 0)
+        blocks, size = [], 0
+        while block := os.pread(self._handle.fileno(), self.expected.size - size, size):
+            blocks.append(block)  # more than one only above 2 GiB, the most that one call reads
+            size += len(block)
+        if size != self.expected.size:
+            raise IndexCorrupt(f"{self.name} became shorter while it was read", hint=VERIFY_HINT)
+        return b"".join(blocks)
 
     def close(self) -> None:
         self._handle.close()

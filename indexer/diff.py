@@ -7,7 +7,7 @@ A new item whose content an item that is gone had was moved; whose content anoth
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -249,9 +249,3 @@ def check_prune(diff: RootDiff, moved: Collection[str]) -> None:
 def needs_hashes_first(diff: RootDiff) -> bool:
     """Whether only the contents of new files can tell if too many items would be deleted."""
     return len(diff.gone) > PRUNE_FREE and len(diff.gone) * PRUNE_SHARE > diff.known
-
-
-def deleted_items(diffs: Iterable[RootDiff], moved: Collection[str]) -> Iterator[Item]:
-    """Items that are gone for good."""
-    for diff in diffs:
-        yield from (item for item in diff.gone if item.id not in moved)

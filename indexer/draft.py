@@ -172,7 +172,7 @@ class Drafter:
         return [*kept, *merged], masks, merged
 
     def _stage_items(self, table: pa.Table, files: dict[str, StoredFile]) -> tuple[str, dict[str, Path]]:
-        """The item table under its content's name: an unchanged one is not written again."""
+        """The item table under its content's name."""
         import pyarrow.parquet as pq
 
         path = self._staging / f"{secrets.token_hex(8)}.parquet"
@@ -192,12 +192,14 @@ class Drafter:
         return self._named(path, "tombstones", files)
 
     def _named(self, path: Path, folder: str, files: dict[str, StoredFile]) -> tuple[str, dict[str, Path]]:
-        """Where a staged file goes: its id is the start of its checksum."""
+        """Where a staged file goes: its id is the start of its checksum.
+
+        One that lies there already is replaced by the same bytes: until the commit holds the lock, another
+        writer's cleaning could take it away.
+        """
         stored = describe(path)
         name = f"{folder}/{stored.sha256[:16]}{path.suffix}"
         files[name] = stored
-        if (self._index_dir / name).exists():
-            return name, {}
         fsync_file(path)
         fsync_dir(path.parent)
         return name, {name: path}

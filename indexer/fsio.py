@@ -9,9 +9,9 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,11 +22,6 @@ CHUNK = 1 << 20  # bytes read at a time
 def hash_bytes(data: bytes) -> bytes:
     """Content hash: the first 16 bytes of SHA-256."""
     return hashlib.sha256(data).digest()[:16]
-
-
-def hash_file(path: Path) -> bytes:
-    """Content hash of a file, 16 bytes, read in pieces."""
-    return bytes.fromhex(sha256_file(path))[:16]
 
 
 def sha256_file(path: Path) -> str:
@@ -52,16 +47,18 @@ def fsync_file(path: Path) -> None:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write beside, fsync, replace: a reader sees the old bytes or the new ones, never a mixture."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # Not mkstemp, whose files only their owner may read: these are as readable as the files beside them.
+    name = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).replace(path)
+        name.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
-            Path(name).unlink()
+            name.unlink()
         raise
     fsync_dir(path.parent)
 

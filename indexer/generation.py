@@ -224,6 +224,8 @@ def _from_document(document: dict[str, Any]) -> Generation:
         named.add(generation.tombstones_file)
     if named != set(generation.files):
         raise ValueError("the list of files")
+    if not {part.space_id for part in generation.parts} <= set(generation.spaces):
+        raise ValueError("the spaces of the parts")
     return generation
 
 

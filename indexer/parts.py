@@ -187,7 +187,10 @@ class PartReader:
             import pyarrow.parquet as pq
 
             file = self._files[SEGMENTS]
-            opened = pq.ParquetFile(pa.BufferReader(pa.py_buffer(file.map())))
+            try:
+                opened = pq.ParquetFile(pa.BufferReader(pa.py_buffer(file.map())))
+            except pa.ArrowException as error:
+                raise IndexCorrupt(f"{file.name}: {error}", hint=VERIFY_HINT) from error
             if opened.metadata.num_rows != self.part.rows:
                 raise IndexCorrupt(
                     f"{file.name} has {opened.metadata.num_rows} rows, {self.part.rows} expected",

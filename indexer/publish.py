@@ -6,6 +6,7 @@ laid over what that one left, so that nothing is encoded twice and neither loses
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from indexer.contents import Encoded, Key
-from indexer.errors import CommitConflict, IndexNotFound, SpaceMismatch
+from indexer.errors import CommitConflict, IndexNotFound, SpaceMismatch, StoreError
 from indexer.generation import Generation, Root, Space
 from indexer.ledger import Completed
 from indexer.report import BuildOptions, Committed, OnEvent, Stopwatch
@@ -91,6 +92,18 @@ class Publisher:
         if self._writer is None:
             self._writer = self._stack.enter_context(Writer.open(self.index_dir, create=True))
         return self._writer
+
+    def tidy(self) -> None:
+        """Clean up after a writer that died, where this run had nothing to commit and so did not.
+
+        A process that dies in a commit leaves its staging folder, whatever else it leaves. An index that
+        cannot be written to, or whose lock another holds, stays as it is.
+        """
+        staging = self.index_dir / "staging"
+        if self._writer is None:
+            with contextlib.suppress(OSError, StoreError):
+                if any(staging.iterdir()):
+                    self.open()
 
     def keys(self) -> set[Key]:
         """Contents that the index has vectors of, tombstoned ones included."""

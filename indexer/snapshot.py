@@ -162,7 +162,10 @@ class Snapshot:
                 import pyarrow.parquet as pq
 
                 file = self._files[self.generation.items_file]
-                opened = pq.ParquetFile(pa.BufferReader(pa.py_buffer(file.map())))
+                try:
+                    opened = pq.ParquetFile(pa.BufferReader(pa.py_buffer(file.map())))
+                except pa.ArrowException as error:
+                    raise IndexCorrupt(f"{file.name}: {error}", hint=VERIFY_HINT) from error
                 if opened.metadata.num_rows != self.generation.item_count:
                     raise IndexCorrupt(f"{file.name} has a wrong number of rows", hint=VERIFY_HINT)
                 self._items = opened

@@ -56,8 +56,9 @@ class Writer:
         """
         _check_place(index_dir, create=create)
         with _disk_errors(index_dir):
-            if create:
+            if create and not index_dir.exists():
                 index_dir.mkdir(parents=True, exist_ok=True)
+                fsync_dir(index_dir.parent)
             for name in FOLDERS:
                 (index_dir / name).mkdir(exist_ok=True)
             with short_lock(index_dir / LOCK):

@@ -111,7 +111,7 @@ def _generations(index_dir: Path, report: Report) -> tuple[list[Generation], boo
     return found, len(found) == committed and bool(found)
 
 
-_LEFT_OVER = "left by a writer that died; the next commit removes it"
+_LEFT_OVER = "left by a writer that died; the next `triptych index` removes it"
 
 
 def _check_files(index_dir: Path, kept: list[Generation], report: Report) -> set[str]:

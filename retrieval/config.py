@@ -15,6 +15,7 @@ from typing import Any
 from indexer.errors import ConfigError
 
 APP = "triptych"
+NOUNS = {int: "a whole number", float: "a number", str: "a word"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,6 @@ class Settings:
     threads: int = 0  # threads of the model runtime; 0: as many as there are cores
     timeout_s: float = 60.0  # longest that one file may take to decode
     memory_mb: int = 2048  # most memory that decoding one file may take
-    batch: int = 0  # segments a model call; 0: what the tower likes best
 
     def with_flags(self, **flags: Any) -> Settings:
         """A copy with every flag that was given (is not None)."""
@@ -76,7 +76,7 @@ def _convert(name: str, value: Any) -> Any:
     try:
         converted = wanted(value)
     except (TypeError, ValueError):
-        raise ConfigError(f"{name} is {value!r}", hint=f"it takes a {wanted.__name__}") from None
+        raise ConfigError(f"{name} is {value!r}", hint=f"it takes {NOUNS[wanted]}") from None
     if name == "k" and converted < 1:
         raise ConfigError(f"{name} is {value!r}", hint="it takes a number of 1 or more")
     if isinstance(converted, int | float) and converted < 0:

@@ -151,7 +151,7 @@ def _check_root(local: str, attributes: dict[str, str]) -> None:
             continue
         pixels = float(match[1]) * _PX.get(match[2], 1.0)
         if pixels > MAX_SIDE:
-            raise MediaTooLarge(f"SVG {side} of {pixels:.0f} px, at most {MAX_SIDE} are drawn")
+            raise MediaTooLarge(f"SVG {side} of {pixels:.7g} px, at most {MAX_SIDE} are drawn")
 
 
 def _safe_value(key: str, value: str) -> str | None:

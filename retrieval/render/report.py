@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -101,12 +102,18 @@ def failure_rows(index: Path) -> list[Json]:
     with Snapshot.open(index) as snapshot:
         return [
             {
-                "path": printable(member.path or item.path),
+                "path": printable(_full_path(snapshot, item, member)),
                 "kind": member.modality.value,
                 "error": member.error,
             }
             for item, member in _failed(snapshot)
         ]
+
+
+def _full_path(snapshot: Snapshot, item: Item, member: Member) -> str:
+    """Where a member lies: relative paths of several roots would look alike."""
+    root = snapshot.roots.get(item.root_id)
+    return os.path.join(root.base if root else "", member.path or item.path)  # noqa: PTH118 - as stored
 
 
 def _failed(snapshot: Snapshot) -> list[tuple[Item, Member]]:

@@ -33,6 +33,7 @@ from indexer.report import Committed, Event, FileFailed, Planned, Progress
 from indexer.snapshot import Snapshot
 from indexer.store import Writer
 from indexer.types import Item, Modality
+from indexer.verify import verify
 from tests.toy import COLOURS, ToyEncoder, toy_encoders, word_vector
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -326,7 +327,10 @@ def test_a_root_that_is_missing_or_looks_unmounted_keeps_its_items(tree: Path, i
     report = run(index, tree)
     assert (report.unknown, report.failed, report.committed) == (7, 1, False)
     tree.mkdir()
-    assert run(index, tree).unknown == 7
+    report = run(index, tree)
+    assert (report.unknown, report.committed) == (7, False)
+    assert [failure.path for failure in report.failures] == [str(tree)]
+    assert "not mounted" in report.failures[0].reason
     assert told(index) == before
     assert run(index, tree, prune=True).deleted == 7
     assert items(index) == {}
@@ -509,6 +513,17 @@ def test_a_run_that_is_stopped_loses_little(tree: Path, index: Path, blow: str) 
     report, seen = cost(index, tree)
     assert (report.unchanged, seen) == (len(done), {"image": 60 - len(done)})
     assert_as_from_scratch(index, tree)
+
+
+def test_an_unchanged_run_cleans_up_after_a_writer_that_died(tree: Path, index: Path) -> None:
+    media(tree)
+    run(index, tree)
+    dead = index / "staging" / ("d" * 16)
+    dead.mkdir()
+    (dead / "lease.lock").touch()
+    assert any("has no writer" in problem for problem in verify(index).problems)
+    assert not run(index, tree).committed
+    assert verify(index).problems == []
 
 
 def test_a_long_medium_is_never_committed_in_half(tree: Path, index: Path) -> None:

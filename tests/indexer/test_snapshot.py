@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from indexer import cleaning, schema, vectors
-from indexer.checked import CheckedFile, Verified
+from indexer.checked import CheckedFile, Verified, describe
 from indexer.errors import IndexCorrupt, IndexNotFound, IndexTooNew, SpaceMismatch
 from indexer.generation import CURRENT, Root, checksum, read_current
 from indexer.snapshot import Snapshot
@@ -241,6 +241,31 @@ def test_an_index_of_a_later_version_is_refused(index: Path) -> None:
     assert "update triptych" in (caught.value.hint or "")
     with pytest.raises(IndexTooNew):
         Writer.open(index)
+
+
+def test_a_part_of_a_space_that_the_manifest_lacks(index: Path) -> None:
+    update(index, words(2))
+    _rewrite(index, lambda document: document["spaces"].clear())
+    with pytest.raises(IndexCorrupt, match="spaces of the parts"):
+        Snapshot.open(index)
+
+
+@pytest.mark.parametrize("content", [b"", b"no table at all"])
+@pytest.mark.parametrize("pattern", ["items/*.parquet", "parts/*/segments.parquet"])
+def test_a_table_that_is_none_under_a_right_checksum(pattern: str, content: bytes, index: Path) -> None:
+    update(index, words(2))
+    (path,) = index.glob(pattern)
+    path.write_bytes(content)
+    stored = describe(path)
+
+    def change(document: dict) -> None:
+        files = document["files"] if pattern[0] == "i" else document["parts"][0]["files"]
+        name = path.relative_to(index).as_posix() if pattern[0] == "i" else path.name
+        files[name] = {"size": stored.size, "sha256": stored.sha256}
+
+    _rewrite(index, change)
+    with pytest.raises(IndexCorrupt, match=path.stem):
+        _read_everything(index)
 
 
 def test_an_earlier_version_is_migrated_in_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from indexer import cleaning, merge
+from indexer import cleaning, merge, store
 from indexer.errors import CommitConflict, IndexNotFound, StoreError
 from indexer.generation import CURRENT, read_current
 from indexer.snapshot import Snapshot
@@ -233,6 +235,38 @@ def test_killed_at_a_step_the_last_generation_is_whole_and_so_is_the_next_run(st
     check(index, more)
     assert list((index / "staging").iterdir()) == []
     assert verify(index).problems == []
+
+
+def test_cleaning_between_draft_and_commit_takes_nothing_that_the_commit_names(
+    index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update(index, words(4))
+    update(index, words(5))
+    with Writer.open(index) as writer:
+        locked = store.short_lock
+
+        @contextlib.contextmanager
+        def after_another_ones_cleaning(path: Path) -> Iterator[None]:
+            with locked(path):
+                cleaning.clean(index)  # the grace of the first generation, and so of its items, is over
+            with locked(path):
+                yield
+
+        monkeypatch.setattr(cleaning, "GRACE_S", 0.0)
+        monkeypatch.setattr(store, "short_lock", after_another_ones_cleaning)
+        commit(writer, writer.current(), words(4))  # its item table is the first generation's
+    check(index, words(4))
+    assert verify(index).problems == []
+
+
+def test_every_file_of_an_index_may_be_read_by_whom_the_umask_lets(index: Path) -> None:
+    old = os.umask(0o022)
+    try:
+        update(index, words(3))
+    finally:
+        os.umask(old)
+    for path in [path for path in index.rglob("*") if path.is_file()]:
+        assert path.stat().st_mode & 0o777 == 0o644, path
 
 
 def test_killed_while_forgetting_the_next_run_prunes(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
