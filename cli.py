@@ -127,7 +127,7 @@ def index(
     prune: Annotated[
         bool, typer.Option("--prune", help="Allow deleting more than a fifth of a root.")
     ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit 2 if any file failed.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 2 if any file gave nothing.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Decode processes.")] = None,
     timeout: Annotated[float | None, typer.Option(min=0.1, help="Seconds that one file may take.")] = None,
     as_json: JsonFlag = False,
@@ -155,7 +155,7 @@ def index(
     else:
         for line in update_lines(report, place):
             _say(line)
-    raise typer.Exit(2 if strict and report.failures else 0)
+    raise typer.Exit(2 if strict and (report.failures or report.failed_before) else 0)
 
 
 @app.command(epilog="Example: triptych info --failures")

@@ -27,11 +27,13 @@ def update_lines(report: UpdateReport, index: Path) -> list[str]:
     lines = [f"items: {', '.join(changes) or 'none'}"]
     lines.append(f"segments: {counted(report.segments)}; {encoded} encoded, {report.reused} contents reused")
     if report.failures:
-        lines.append(f"{len(report.failures)} gave nothing; list them with `triptych info --failures`")
+        lines.append(
+            f"{len(report.failures)} gave nothing, as said above; `triptych info --failures` has files"
+        )
     if report.failed_before:
         lines.append(f"{report.failed_before} failed before and did not change")
     if report.unknown:
-        lines.append(f"{report.unknown} kept as they were: their folder could not be looked at")
+        lines.append(f"{report.unknown} kept as they were: their folder is missing, empty or cannot be read")
     state = "committed" if report.committed else "already up to date"
     total = sum(report.seconds.values())
     lines.append(f"generation {report.generation} {state} in {total:.1f} s: {printable(str(index))}")
