@@ -30,8 +30,9 @@ class App(typer.Typer):
     """Typer with one table from errors to exit codes. TRIPTYCH_DEBUG=1 shows tracebacks instead."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if sys.stdout is None:  # closed by the caller: nothing is printed, exit codes stay right
-            sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - open until the process ends
+        # A stream that the caller closed is None: data has nowhere to go, and talk would go to stdout.
+        sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - open until the process ends
+        sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")

@@ -31,16 +31,20 @@ def page() -> str:
 
 def section(result: dict[str, Any]) -> str:
     """One benchmark: its machine and its numbers, flattened."""
-    machine = result.get("machine", {})
-    versions = ", ".join(f"{name} {version}" for name, version in machine.get("packages", {}).items())
-    where = (
-        f"{machine.get('cpu', '?')}, {machine.get('cores', '?')} cores, {machine.get('memory_gb', '?')} GB"
-    )
+    where = described(result.get("machine", {}))
     skipped = {"benchmark", "date", "machine", "budgets", "rounds"}
     numbers = flat({key: value for key, value in result.items() if key not in skipped})
     lines = "\n".join(f"| {name} | {value} |" for name, value in numbers)
     title = result.get("benchmark", "?")
-    return f"\n## {title}\n\n{result.get('date', '')}, {where}; {versions}.\n\n| | |\n|---|---|\n{lines}\n"
+    return f"\n## {title}\n\n{result.get('date', '')}, {where}.\n\n| | |\n|---|---|\n{lines}\n"
+
+
+def described(machine: dict[str, Any] | str) -> str:
+    """The machine and its versions, in a line."""
+    if isinstance(machine, str):
+        return machine
+    versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
+    return f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB; {versions}"
 
 
 def flat(value: Any, name: str = "") -> list[tuple[str, Any]]:

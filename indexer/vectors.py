@@ -29,10 +29,15 @@ STRUCTURE_FROM = 4096  # vectors; below, a scan takes a millisecond and needs no
 SCAN_ROWS = 512  # rows converted at a time: the block stays in the second-level cache
 MARGIN = 1e-4  # more than float32 rounding moves a score, so that no true hit is cut before exact scoring
 UNIT_TOLERANCE = 2e-3  # how far from 1 a norm may lie, after rounding to float16
-HEADERS = (b"IxSQ", b"IwSq")  # how faiss marks the two types that index_for makes
+HEADERS = (b"IxSQ", b"IwPf")  # how faiss marks the two types that index_for makes
 ADD_ROWS = 16_384  # vectors converted and added at a time
 TRAIN_PER_LIST = 40  # vectors sampled for each inverted list
-TRAIN_ROUNDS = 8
+TRAIN_ROUNDS = 6
+CODE_BITS = 4  # what the quick scan of codes needs
+CODED_TOGETHER = 2  # neighbouring dimensions that share one code: 2 bits a dimension
+VISITED = 60_000  # vectors whose codes one query compares, whatever the structure holds: half a millisecond
+RESCORED = 10  # candidates scored exactly, by result asked for
+RESCORED_LEAST = 128
 _HALF_TO_SINGLE = np.float32(2.0**112)  # difference of the exponents' biases
 
 
@@ -128,16 +133,18 @@ def index_for(count: int, dim: int) -> Any:
     """The structure for that many unit vectors, empty and untrained: the one place that chooses a type.
 
     Flat float16 below IVF_FROM: half of float32's size and time, exact to the vector file's own precision.
-    From there on inverted lists of 8-bit codes: a quarter of float32's size, about 4 * sqrt(count) lists.
+    From there on sqrt(count) inverted lists of product codes, 2 bits a dimension: a fourteenth of float32's
+    size, ids included. Axes are taken as they come: on sentence vectors a rotation changed nothing.
     """
     faiss = _faiss()
     if count < IVF_FROM:
         return faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-    lists = int(4 * np.sqrt(count))
     coarse = faiss.IndexFlatIP(dim)
-    index = faiss.IndexIVFScalarQuantizer(
-        coarse, dim, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT, False
+    codes = dim // CODED_TOGETHER if dim % CODED_TOGETHER == 0 else dim
+    index = faiss.IndexIVFPQFastScan(
+        coarse, dim, int(np.sqrt(count)), codes, CODE_BITS, faiss.METRIC_INNER_PRODUCT
     )
+    index.by_residual = True  # what a code tells is where in its list a vector lies
     coarse.this.disown()  # the index frees it
     index.own_fields = True
     return index
@@ -161,8 +168,10 @@ def train_codebook(vectors: HalfArray) -> Any:
     index.cp.max_points_per_centroid = TRAIN_PER_LIST
     if faiss.get_num_gpus() > 0:  # a build without a GPU, or a machine without one, says 0
         index.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(vectors.shape[1]))
-    index.train(sample)
+    index.train_q1(len(sample), faiss.swig_ptr(sample), False, index.metric_type)
     index.clustering_index = None
+    with _one_thread():  # hundreds of tiny clusterings: more threads only wait for each other
+        index.train(sample)
     return index
 
 
@@ -207,7 +216,7 @@ def _same_codebook(one: Any, other: Any) -> bool:
     faiss = _faiss()
     if not hasattr(other, "nlist") or one.nlist != other.nlist:
         return False
-    learned = [faiss.vector_to_array(index.sq.trained) for index in (one, other)]
+    learned = [faiss.vector_to_array(index.pq.centroids) for index in (one, other)]
     centres = [index.quantizer.reconstruct_n(0, index.nlist) for index in (one, other)]
     return bool(np.array_equal(*learned) and np.array_equal(*centres))
 
@@ -215,16 +224,43 @@ def _same_codebook(one: Any, other: Any) -> bool:
 def _copy_lists(source: Any, target: Any, ids: IndexArray, alive: BoolArray) -> None:
     """Copy the codes of living rows, list by list, under their new ids."""
     faiss = _faiss()
-    lists = source.invlists
+    lists, blocks = (faiss.downcast_InvertedLists(index.invlists) for index in (source, target))
+    packer = source.get_CodePacker()
     for place in range(source.nlist):
         size = lists.list_size(place)
         if size:
             old = faiss.rev_swig_ptr(lists.get_ids(place), size)
-            codes = faiss.rev_swig_ptr(lists.get_codes(place), size * source.code_size)
             kept = np.flatnonzero(alive[old])
-            new, moved = ids[old[kept]], codes.reshape(size, -1)[kept]  # copies, contiguous
-            target.invlists.add_entries(place, len(kept), faiss.swig_ptr(new), faiss.swig_ptr(moved))
+            if not len(kept):
+                continue
+            packed = -(-size // packer.nvec) * packer.block_size
+            codes = faiss.rev_swig_ptr(lists.get_codes(place), packed)
+            if len(kept) < size:
+                codes = _packed(packer, _unpacked(packer, codes)[kept])
+            new = ids[old[kept]]  # a copy, contiguous
+            blocks.add_entries(place, len(kept), faiss.swig_ptr(new), faiss.swig_ptr(codes))
             target.ntotal += len(kept)
+
+
+def _unpacked(packer: Any, packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """A row of bytes for each code of a list, the padding of the last block included."""
+    faiss = _faiss()
+    blocks = packed.reshape(-1, packer.block_size)
+    codes = np.empty((len(blocks), packer.nvec, packer.code_size), np.uint8)
+    for block, rows in zip(blocks, codes, strict=True):
+        packer.unpack_all(faiss.swig_ptr(block), faiss.swig_ptr(rows))
+    return codes.reshape(-1, packer.code_size)
+
+
+def _packed(packer: Any, codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """The opposite: rows of bytes in the interleaved blocks that are scanned."""
+    faiss = _faiss()
+    padded = np.zeros((-(-len(codes) // packer.nvec), packer.nvec, packer.code_size), np.uint8)
+    padded.reshape(-1, packer.code_size)[: len(codes)] = codes
+    blocks = np.zeros((len(padded), packer.block_size), np.uint8)
+    for rows, block in zip(padded, blocks, strict=True):
+        packer.pack_all(faiss.swig_ptr(rows), faiss.swig_ptr(block))
+    return blocks.reshape(-1)
 
 
 def write_structure(index: Any, path: Path) -> None:
@@ -262,8 +298,8 @@ def read_codebook(buffer: Any, *, dim: int) -> Any:
 
 
 def probes(index: Any) -> int:
-    """How many inverted lists one query visits."""
-    return max(16, index.nlist // 64)
+    """How many inverted lists one query visits: as many as hold VISITED vectors, 1 in 64 at the least."""
+    return int(np.ceil(index.nlist * min(1.0, max(VISITED / max(index.ntotal, 1), 1 / 64))))
 
 
 @contextlib.contextmanager
@@ -288,7 +324,7 @@ def structure_candidates(
     faiss = _faiss()
     count = len(vectors)
     flat = not hasattr(index, "nlist")
-    wanted = min(count, k + 32 if flat else max(4 * k, 64))
+    wanted = min(count, k + 32 if flat else max(RESCORED * k, RESCORED_LEAST))
     options: dict[str, Any] = {}
     if alive is not None:
         bits = np.packbits(alive, bitorder="little")

@@ -69,9 +69,9 @@ def _model_for(
         space_id, space = next(iter(existing.spaces.items()))
         try:
             return load_model(space_id, threads=settings.threads, progress=on_build)
-        except ModelNotFound as error:
+        except ModelNotFound:
             raise ModelNotFound(
                 f"the index was made with {space.model} (space {space_id[:12]}), which is not here",
-                hint=error.hint,
+                hint="bring that model into the cache, or index the files again under another --index",
             ) from None
     return load_model(asked or settings.model, threads=settings.threads, progress=on_build)

@@ -224,10 +224,17 @@ def _not_found(name: str, called: str | None) -> ModelNotFound:
     known = [f"{info.name} ({info.space_id[:12]})" for info in list_models() if info.path]
     return ModelNotFound(
         f"no model {shown} in the cache, which has {', '.join(known) or 'none'}",
-        hint="build it: triptych models build starter"
-        if means_starter(name)
-        else "choose one of those with --model",
+        hint=_not_found_hint(name, called),
     )
+
+
+def _not_found_hint(name: str, called: str | None) -> str:
+    """What to do. An index's own space (`called`) is not served by another model: that one is refused."""
+    if means_starter(name):
+        return "build it: triptych models build starter"
+    if called:
+        return "bring that model into the cache, or index the files again under another --index"
+    return "choose one of those with --model"
 
 
 def _is_space(name: str) -> bool:

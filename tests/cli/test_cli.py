@@ -217,6 +217,41 @@ def test_embed_lines_of_stdin_as_parquet(home_with_starter: Path, tmp_path: Path
     assert inputs[-1] == 1
 
 
+def test_embed_takes_names_that_are_not_utf8_and_shows_none_raw(
+    indexed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")
+    (indexed / "red.png").rename(os.fsdecode(os.fsencode(indexed) + b"/red\xff.png"))
+    done = run("embed", "-", "--out", "rows.npy", stdin=b"./red\xff.png\n\x1b[31m.png\n", cwd=indexed)
+    assert done.returncode == 0, done.stderr.decode()
+    assert np.isnan(np.load(indexed / "rows.npy")).all(axis=1).tolist() == [False, True]
+    assert b"2 rows of 384 dimensions, 1 of them NaN" in done.stderr
+    assert b"\x1b" not in done.stderr
+
+
+@pytest.mark.parametrize(("closed", "lines"), [(">&-", 0), ("2>&-", 1)])
+def test_a_closed_stream_changes_neither_exit_code_nor_data(indexed: Path, closed: str, lines: int) -> None:
+    line = f'"{TRIPTYCH}" search soup -k 1 --jsonl {closed}'
+    done = subprocess.run(["/bin/sh", "-c", line], capture_output=True, check=False, cwd=indexed, timeout=120)
+    assert (done.returncode, done.stdout.count(b"\n")) == (0, lines)
+    assert b"Traceback" not in done.stderr
+
+
+def test_an_interrupted_command_says_so_and_exits_130() -> None:
+    code = (
+        "import sys, cli\ndef interrupt(*_): raise KeyboardInterrupt\n"
+        "cli._choose = interrupt\nsys.argv = ['triptych', 'info']\ncli.app()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=120)
+    assert done.returncode == 130
+    assert b"stopped" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_forget_says_that_files_still_there_come_back(indexed: Path) -> None:
+    assert b".triptychignore" in run("forget", indexed / "soup.md").stderr
+
+
 def test_a_text_search_loads_no_torch(indexed: Path) -> None:
     code = (
         "import sys, cli\nsys.argv = ['triptych', 'search', 'soup', '--json']\n"

@@ -112,6 +112,8 @@ def test_merged_lists_equal_lists_built_anew(monkeypatch: pytest.MonkeyPatch) ->
     codebook, other = vectors.train_codebook(stored[:3000]), vectors.train_codebook(stored[3000:])
     pieces = [stored[:2000], stored[2000:4000], stored[4000:5000], stored[5000:]]
     alive = [np.random.default_rng(i).random(len(piece)) < 0.7 for i, piece in enumerate(pieces)]
+    nearest = codebook.quantizer.search(pieces[0].astype(np.float32), 1)[1][:, 0]
+    alive[0] &= nearest != nearest[0]  # one list dies out
     structures = [
         vectors.build_structure(2000, DIM, iter([pieces[0]]), codebook=codebook),
         vectors.build_structure(2000, DIM, iter([pieces[1]]), codebook=codebook),
@@ -131,12 +133,69 @@ def test_merged_lists_equal_lists_built_anew(monkeypatch: pytest.MonkeyPatch) ->
         np.testing.assert_array_equal(scores, expected_scores)
 
 
+def test_dead_rows_never_come_out_of_lists_and_recall_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vectors, "IVF_FROM", 3000)
+    monkeypatch.setattr(vectors, "VISITED", 600)
+    stored = _clustered(6000).astype(np.float16)
+    index = vectors.build_structure(6000, DIM, iter([stored]), codebook=vectors.train_codebook(stored))
+    assert vectors.probes(index) < index.nlist / 8
+    alive = np.random.default_rng(1).random(6000) < 0.6
+    hits = 0
+    for query in _clustered(6000, seed=7)[:60]:
+        found = vectors.structure_candidates(index, stored, query, 10, alive=alive)
+        assert found is not None
+        assert alive[found[0]].all()
+        exact = np.where(alive, stored.astype(np.float64) @ query.astype(np.float64), -2)
+        np.testing.assert_allclose(found[1], exact[found[0]], atol=1e-6)
+        best = found[0][np.argsort(-found[1])[:10]]
+        hits += len(set(best.tolist()) & set(np.argsort(-exact)[:10].tolist()))
+    assert hits >= 0.95 * 600
+
+
+@pytest.mark.parametrize(("count", "share"), [(3000, 1.0), (120_000, 0.5), (60_000_000, 1 / 64)])
+def test_a_query_visits_as_many_vectors_whatever_the_size(count: int, share: float) -> None:
+    class Lists:
+        nlist, ntotal = 640, count
+
+    assert vectors.probes(Lists()) == 640 * share
+
+
+def test_codes_take_two_bits_a_dimension_and_survive_their_bytes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(vectors, "IVF_FROM", 3000)
+    stored = _clustered(20_000).astype(np.float16)
+    codebook = vectors.train_codebook(stored[:5000])
+    index = vectors.build_structure(20_000, DIM, iter([stored]), codebook=codebook)
+    assert index.code_size == DIM / 4  # bytes: 2 bits a dimension
+    vectors.write_structure(index, tmp_path / "x.faiss")
+    assert (tmp_path / "x.faiss").stat().st_size <= 20_000 * (DIM / 4 + 8) * 1.15
+    again = vectors.read_structure((tmp_path / "x.faiss").read_bytes(), count=20_000, dim=DIM)
+    assert vectors.holds(again, stored)
+    for query in _clustered(5, seed=3):
+        one, other = (vectors.structure_candidates(i, stored, query, 10) for i in (index, again))
+        assert one is not None
+        assert other is not None
+        np.testing.assert_array_equal(one[0], other[0])
+
+
+def test_an_odd_dimension_has_a_code_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vectors, "IVF_FROM", 1000)
+    stored = _units(np.random.default_rng(0).standard_normal((2000, 9))).astype(np.float16)
+    index = vectors.build_structure(2000, 9, iter([stored]), codebook=vectors.train_codebook(stored))
+    for row in (0, 500, 1999):
+        found = vectors.structure_candidates(index, stored, stored[row].astype(np.float32), 3)
+        assert found is not None
+        assert found[0][np.argmax(found[1])] == row
+
+
 # Inverted lists, in an index: IVF_FROM is lowered so that a few thousand vectors count as many.
 
 
 @pytest.fixture
 def lists(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(vectors, "IVF_FROM", 3000)
+    monkeypatch.setattr(vectors, "VISITED", 600)
     monkeypatch.setenv("TRIPTYCH_HOME", str(tmp_path / "home"))
     return tmp_path / "index"
 
@@ -177,7 +236,7 @@ def _recall(index: Path, rows: FloatArray, alive: np.ndarray) -> float:
             hits += len(names & set(best.tolist()))
             for segment, score in zip(snapshot.segments(candidates), candidates.score, strict=True):
                 row = int.from_bytes(segment.content_hash, "big")
-                assert score == pytest.approx(float(stored[row] @ query), abs=1e-5)  # rescored, not 8-bit
+                assert score == pytest.approx(float(stored[row] @ query), abs=1e-5)  # rescored, no code's
     return hits / 600
 
 
