@@ -48,6 +48,7 @@ bench: setup
 	$(BIN)/python benchmarks/embed_throughput.py
 	$(BIN)/python benchmarks/cold_search.py
 	$(BIN)/python benchmarks/update.py
+	$(BIN)/python benchmarks/search_million.py --no-hnswlib
 	$(BIN)/python benchmarks/table.py
 
 docs: setup
