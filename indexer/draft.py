@@ -244,13 +244,7 @@ def _item_table(items: Sequence[Item] | pa.Table) -> pa.Table:
 
 def _with_dead(part: Part, mask: BoolArray) -> Part:
     """The part as the new generation describes it."""
-    dead = {}
-    for modality, count in part.counts.items():
-        start = part.offset(modality)
-        gone = int(np.count_nonzero(mask[start : start + count]))
-        if gone:
-            dead[modality] = gone
-    return replace(part, dead=dead)
+    return replace(part, dead=tombstones.by_modality(part, mask))
 
 
 def discard(paths: Sequence[Path]) -> None:

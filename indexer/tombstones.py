@@ -14,6 +14,7 @@ import numpy as np
 from indexer import schema
 from indexer.errors import IndexCorrupt
 from indexer.generation import Part
+from indexer.types import Modality
 from indexer.vectors import BoolArray
 
 if TYPE_CHECKING:
@@ -22,6 +23,17 @@ if TYPE_CHECKING:
     from indexer.parts import PartReader
 
 MAGIC = b"TRIPTOM1"
+
+
+def by_modality(part: Part, mask: BoolArray) -> dict[Modality, int]:
+    """How many rows of a part its mask, shape (rows,), deletes; modalities without any are left out."""
+    counts = {}
+    for modality, count in part.counts.items():
+        start = part.offset(modality)
+        dead = int(np.count_nonzero(mask[start : start + count]))
+        if dead:
+            counts[modality] = dead
+    return counts
 
 
 def dead_masks(readers: Sequence[PartReader], items: pa.Table) -> list[BoolArray]:

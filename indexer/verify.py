@@ -18,10 +18,9 @@ from indexer import cleaning, schema, tombstones, vectors
 from indexer.checked import CheckedFile
 from indexer.errors import IndexNotFound, StoreError
 from indexer.fsio import Lease
-from indexer.generation import CURRENT, Generation, Part, StoredFile, read_current, read_generation
+from indexer.generation import CURRENT, Generation, StoredFile, read_current, read_generation
 from indexer.parts import PartReader
 from indexer.types import Modality
-from indexer.vectors import BoolArray
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -211,18 +210,8 @@ def _check_tombstones(
         wrong = int(np.count_nonzero(mask != right))
         if wrong:
             report.problems.append(f"{name}: {wrong} segments of part {part.id} are marked wrongly")
-        if _by_modality(part, mask) != {m: count for m, count in part.dead.items() if count}:
+        if tombstones.by_modality(part, mask) != {m: count for m, count in part.dead.items() if count}:
             report.problems.append(f"the count of deleted segments of part {part.id} is wrong")
-
-
-def _by_modality(part: Part, mask: BoolArray) -> dict[Modality, int]:
-    counts = {}
-    for modality, count in part.counts.items():
-        start = part.offset(modality)
-        dead = int(np.count_nonzero(mask[start : start + count]))
-        if dead:
-            counts[modality] = dead
-    return counts
 
 
 def _check_items(readers: list[PartReader], items: pa.Table, report: Report) -> None:
