@@ -15,6 +15,8 @@ TriptychError
 │   ├── ModelNotFound     no bundle of that name or space in the cache
 │   ├── WeightsMissing    a package that carries weights is not installed
 │   └── SpaceMismatch     the query's space is not the index's
+├── TrainingError         data, options or a device that training or evaluation cannot go on with
+│   └── LeakageRefused    the same or nearly the same content on both sides of a split
 ├── QueryError            a query that cannot be understood
 └── ConfigError           an option, an environment variable or the configuration file
 
@@ -87,6 +89,14 @@ class WeightsMissing(ModelError):
 
 class SpaceMismatch(ModelError):
     """The query's vectors and the index's live in different spaces."""
+
+
+class TrainingError(TriptychError):
+    """Data, options, a checkpoint or a device that training or evaluation cannot go on with."""
+
+
+class LeakageRefused(TrainingError):
+    """The same or nearly the same content lies on both sides of a split."""
 
 
 class QueryError(TriptychError):

@@ -1,0 +1,1 @@
+"""Measure retrieval between modalities: metrics, runs, comparisons, reports. Not: training."""

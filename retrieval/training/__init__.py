@@ -1,0 +1,1 @@
+"""Learn a shared space from pairs: data, feature cache, heads, losses, trainer, export. Not: measuring it."""
