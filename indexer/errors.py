@@ -16,7 +16,8 @@ TriptychError
 │   ├── WeightsMissing    a package that carries weights is not installed
 │   └── SpaceMismatch     the query's space is not the index's
 ├── TrainingError         data, options or a device that training or evaluation cannot go on with
-│   └── LeakageRefused    the same or nearly the same content on both sides of a split
+│   ├── LeakageRefused    the same or nearly the same content on both sides of a split
+│   └── TrainingStopped   ctrl-C; a checkpoint to go on from was saved
 ├── QueryError            a query that cannot be understood
 └── ConfigError           an option, an environment variable or the configuration file
 
@@ -97,6 +98,10 @@ class TrainingError(TriptychError):
 
 class LeakageRefused(TrainingError):
     """The same or nearly the same content lies on both sides of a split."""
+
+
+class TrainingStopped(TrainingError):
+    """Training was interrupted, and what it had learned was saved; the message names the checkpoint."""
 
 
 class QueryError(TriptychError):

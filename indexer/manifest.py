@@ -93,7 +93,7 @@ class _Reader:
     def read(self) -> None:
         number = 0
         names: dict[str, str] = {}
-        rows = _rows(self.path)
+        rows = table_rows(self.path)
         while True:
             try:
                 row = next(rows, None)
@@ -225,7 +225,8 @@ def as_text(value: Any) -> str:
     return str(value)
 
 
-def _rows(path: str) -> Iterator[Row]:
+def table_rows(path: str) -> Iterator[Row]:
+    """A table's rows in order, by column name, unchecked. ManifestError for one that cannot be parsed."""
     suffix = Path(path).suffix.lower()
     readers = {".parquet": _parquet_rows, ".csv": _csv_rows, ".jsonl": _jsonl_rows}
     if suffix not in readers:

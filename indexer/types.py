@@ -102,6 +102,7 @@ class DecodeHint:
     sample_rate: int = 0  # Hz a sound is resampled to
     window_s: float = 10.0  # length of an audio segment, seconds
     hop_s: float = 5.0  # distance between the starts of two
+    max_segments: int = 0  # of a sound, from its beginning; 0: all
 
 
 @dataclass(frozen=True, slots=True)

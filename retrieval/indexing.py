@@ -11,7 +11,7 @@ from indexer.generation import Generation, read_current
 from indexer.report import BuildOptions, OnEvent, UpdateReport
 from retrieval import places
 from retrieval.config import Settings
-from retrieval.models.registry import Model, load_model
+from retrieval.models.registry import Model, load_model, load_space
 
 
 def place_for(sources: Sequence[Path], named: Path | None, settings: Settings) -> Path:
@@ -27,20 +27,22 @@ def update_index(
     *,
     settings: Settings,
     model: str | None = None,
+    dim: int | None = None,
     prune: bool = False,
     on_event: OnEvent | None = None,
     on_build: Callable[[str, float], None] | None = None,
 ) -> UpdateReport:
     """Bring an index up to date with sources, or without any with all of its roots, and register it.
 
-    `model` is what the user asked for, if anything; an index that exists keeps its own model.
+    `model` and `dim`, one of its nested dimensions, are what the user asked for, if anything; an index that
+    exists keeps its own.
     """
     existing = read_current(index) if (index / "CURRENT").exists() else None
     if not sources:
         if existing is None:
             raise ConfigError("nothing to index", hint="name a folder: triptych index DIR")
         sources = [Path(root.path) for root in existing.roots]
-    towers = _model_for(existing, model, settings, on_build)
+    towers = _model_for(existing, model, dim, settings=settings, on_build=on_build)
     report = update(
         index,
         [source.expanduser() for source in sources],
@@ -61,17 +63,23 @@ def update_index(
 def _model_for(
     existing: Generation | None,
     asked: str | None,
+    dim: int | None,
+    *,
     settings: Settings,
     on_build: Callable[[str, float], None] | None,
 ) -> Model:
-    """The model asked for, else the index's own, else the setting's."""
-    if asked is None and existing is not None and existing.spaces:
-        space_id, space = next(iter(existing.spaces.items()))
-        try:
-            return load_model(space_id, threads=settings.threads, progress=on_build)
-        except ModelNotFound:
-            raise ModelNotFound(
-                f"the index was made with {space.model} (space {space_id[:12]}), which is not here",
-                hint="bring that model into the cache, or index the files again under another --index",
-            ) from None
-    return load_model(asked or settings.model, threads=settings.threads, progress=on_build)
+    """The model asked for, else the index's own, else the setting's; likewise its dimension."""
+    if existing is None or not existing.spaces:
+        return load_model(asked or settings.model, dim=dim, threads=settings.threads, progress=on_build)
+    space_id, space = next(iter(existing.spaces.items()))
+    if asked is not None:
+        model = load_model(asked, dim=dim, threads=settings.threads, progress=on_build)
+        return model if dim else model.in_space(space_id)
+    try:
+        model = load_space(space_id, threads=settings.threads, progress=on_build)
+    except ModelNotFound:
+        raise ModelNotFound(
+            f"the index was made with {space.model} (space {space_id[:12]}), which is not here",
+            hint="bring that model into the cache, or index the files again under another --index",
+        ) from None
+    return model if dim is None else model.with_dim(dim)

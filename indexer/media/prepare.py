@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import islice
 
 from indexer.errors import MediaError
 from indexer.types import Modality, Prepared, Preparer
@@ -29,7 +30,7 @@ def prepare_file(path: str | os.PathLike[str], modality: Modality, preparer: Pre
         from indexer.media.audio import read_windows
 
         windows = read_windows(path, sample_rate=hint.sample_rate, window_s=hint.window_s, hop_s=hint.hop_s)
-        for span, pcm in windows:
+        for span, pcm in islice(windows, hint.max_segments or None):
             yield Prepared(tensor=preparer.tensor(pcm), range=span)
     else:
         from indexer.media.text import read_text

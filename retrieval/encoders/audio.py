@@ -37,6 +37,7 @@ class AudioPreparer:
     divisor: float = 9.457798957824707  # the largest value in the network's training data
     window_s: float = 10.0
     hop_s: float = 5.0
+    max_windows: int = 0  # from a sound's beginning; 0: all
 
     @property
     def modality(self) -> Modality:
@@ -44,7 +45,12 @@ class AudioPreparer:
 
     @property
     def hint(self) -> DecodeHint:
-        return DecodeHint(sample_rate=self.sample_rate, window_s=self.window_s, hop_s=self.hop_s)
+        return DecodeHint(
+            sample_rate=self.sample_rate,
+            window_s=self.window_s,
+            hop_s=self.hop_s,
+            max_segments=self.max_windows,
+        )
 
     def describe(self) -> dict[str, Any]:
         """What the space depends on, as JSON; a change of the algorithm must change `kind`.

@@ -25,6 +25,8 @@ class Tower:
 
     Groups run beside each other in `threads` threads, each of them on one core. Threads within a group would
     wait for each other at every layer, and while workers decode on the same cores they wait long.
+
+    A `nested` tower keeps the first `dim` coordinates of what its graph gives, and makes them unit vectors.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Tower:
         batch_size: int,
         group: int,
         threads: int = 1,
+        nested: bool = False,
     ) -> None:
         self.preparer = preparer
         self.space_id = space_id
@@ -44,6 +47,7 @@ class Tower:
         self.batch_size = batch_size
         self.group = group
         self.threads = threads
+        self.nested = nested
         self._open = open_runtime
         self._runtime: Runtime | None = None
         self._pool: ThreadPoolExecutor | None = None
@@ -71,7 +75,8 @@ class Tower:
         groups = list(grouped(tensors, self.group))
 
         def run(group: list[int]) -> None:
-            vectors[group] = runtime.run(feed([tensors[i] for i in group]))[OUTPUT]
+            found = runtime.run(feed([tensors[i] for i in group]))[OUTPUT]
+            vectors[group] = first_units(found, self.dim) if self.nested else found
 
         if len(groups) == 1 or self.threads == 1:
             for group in groups:
@@ -85,6 +90,13 @@ class Tower:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self.threads, "encode")
             return self._pool
+
+
+def first_units(vectors: FloatArray, dim: int) -> FloatArray:
+    """The first `dim` coordinates of each vector at unit length, (n, dim); zeros stay zero."""
+    kept = vectors[:, :dim]
+    length = np.linalg.norm(kept, axis=1, keepdims=True)
+    return np.divide(kept, length, out=np.zeros_like(kept), where=length > 0)
 
 
 def _text_inputs(tensors: Tensors) -> Arrays:

@@ -78,6 +78,18 @@ class ModelSpec:
     towers: tuple[TowerSpec, ...]
     provenance: Mapping[str, Any] = field(default_factory=dict)  # versions and date of the build
     files: Mapping[str, FileRef] = field(default_factory=dict)
+    nested: tuple[int, ...] = ()  # smaller dimensions that the first so many coordinates serve as
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Every dimension that an index can be made with, the full one first."""
+        return (self.dim, *sorted({dim for dim in self.nested if dim < self.dim}, reverse=True))
+
+    def space_of(self, dim: int) -> str:
+        """The space_id of the vectors cut to `dim`: derived from the full one's, and found by it again."""
+        if dim == self.dim:
+            return self.space_id
+        return hashlib.sha256(canonical_json([self.space_id, dim])).hexdigest()
 
     @property
     def dim(self) -> int:
@@ -126,6 +138,7 @@ class ModelSpec:
                 towers=tuple(_tower(tower) for tower in data["towers"]),
                 provenance=data["provenance"],
                 files={name: FileRef(**entry) for name, entry in data["files"].items()},
+                nested=_nested(data.get("nested", ())),
             )
             same = spec.space_id == data["space_id"]
         except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -142,6 +155,13 @@ def _tower(data: Mapping[str, Any]) -> TowerSpec:
         "head": HeadRef(**data["head"]) if data["head"] else None,
     }
     return TowerSpec(**{**data, **parsed})
+
+
+def _nested(dims: Any) -> tuple[int, ...]:
+    wrong = [dim for dim in dims if type(dim) is not int or dim < 1]
+    if wrong:
+        raise ValueError(f"a nested dimension: {wrong[0]!r}")
+    return tuple(dims)
 
 
 def canonical_json(value: Any) -> bytes:
@@ -190,14 +210,15 @@ class Bundle:
 _REBUILD = "build the model again: triptych models build"
 
 
-def write_bundle(folder: Path, fill: Callable[[Path], ModelSpec]) -> Bundle:
+def write_bundle(folder: Path, fill: Callable[[Path], ModelSpec], *, sweep: bool = True) -> Bundle:
     """Build beside, then rename: readers see the old bundle, or the new one, or for a moment none.
 
-    `fill` writes files into an empty folder and returns their spec; checksums are added here. The caller
-    holds the lock, so leftovers of builds that died are removed.
+    `fill` writes files into an empty folder and returns their spec; checksums are added here. With `sweep`
+    the caller holds the lock, so leftovers of builds that died are removed; beside a folder of the user's,
+    where no lock is held and not everything is ours, they are left.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for prefix in (BUILDING, OLD):
+    for prefix in (BUILDING, OLD) if sweep else ():
         for leftover in folder.parent.glob(f"{prefix}*"):
             shutil.rmtree(leftover, ignore_errors=True)
     work = Path(tempfile.mkdtemp(prefix=BUILDING, dir=folder.parent))
@@ -209,6 +230,28 @@ def write_bundle(folder: Path, fill: Callable[[Path], ModelSpec]) -> Bundle:
         shutil.rmtree(work, ignore_errors=True)
         raise
     return Bundle.load(folder)
+
+
+def keep_bundle(bundle: Bundle, folder: Path) -> Bundle:
+    """A copy of a bundle from elsewhere, as hard links where the file system allows, at `folder`.
+
+    Every checksum is compared first; ModelError says which differs. All or nothing, as `write_bundle`.
+    """
+    graphs = [tower.graph for tower in bundle.spec.towers if tower.graph]
+    problems = [f"{name} is not among its files" for name in graphs if name not in bundle.spec.files]
+    if problems := problems + bundle.verify():
+        raise ModelError(f"{bundle.folder}: {'; '.join(problems)}", hint="copy or make that model again")
+
+    def fill(work: Path) -> ModelSpec:
+        for name in bundle.spec.files:
+            source = bundle.path(name).resolve()
+            try:
+                (work / name).hardlink_to(source)
+            except OSError:  # another file system, or one without links
+                shutil.copyfile(source, work / name)
+        return bundle.spec
+
+    return write_bundle(folder, fill)
 
 
 def _seal(work: Path, spec: ModelSpec) -> None:

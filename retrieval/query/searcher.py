@@ -40,7 +40,7 @@ class Searcher:
         SpaceMismatch where `model` names one of another space; ModelNotFound where the cache lacks it.
         """
         snapshot = Snapshot.open(index)
-        found = _model(model or snapshot.space_id or "starter", snapshot.model, threads, on_build)
+        found = _model(model, snapshot, threads, on_build)
         if snapshot.space_id and found.space_id != snapshot.space_id:
             raise SpaceMismatch(
                 f"{found.name} (space {found.space_id[:12]}) cannot search {index}, which was made with "
@@ -77,13 +77,18 @@ class Searcher:
 
 
 def _model(
-    name: str, called: str | None, threads: int, on_build: Callable[[str, float], None] | None
+    asked: str | None, snapshot: Snapshot, threads: int, on_build: Callable[[str, float], None] | None
 ) -> Model:
-    from retrieval.models.registry import find_model, load_model, means_starter
+    """The model asked for, with the index's own dimension where it has that, else the index's own."""
+    from retrieval.models.registry import find_model, load_model, load_space, means_starter, names_folder
 
+    if asked and names_folder(asked):
+        return load_model(asked, threads=threads).in_space(snapshot.space_id or "")
+    name = asked or snapshot.space_id or "starter"
     try:
-        return find_model(name, called=called, threads=threads)
+        found = find_model(name, called=snapshot.model, threads=threads)
     except ModelNotFound:
         if not means_starter(name):
             raise
-        return load_model(name, threads=threads, progress=on_build)
+        found = load_space(name, threads=threads, progress=on_build)
+    return found.in_space(snapshot.space_id or "")

@@ -56,7 +56,8 @@ class PairSet:
     source: str  # as the user named it
     rows: tuple[Row, ...]
     digest: str  # SHA-256, 64 hex digits, of what the rows say; not of the media
-    problems: tuple[tuple[str, str], ...] = ()  # (where, why), rows that were left out
+    problems: tuple[tuple[str, str], ...] = ()  # (where, why): rows, or media of rows, that were left out
+    notes: tuple[str, ...] = ()  # what was not used though nothing is wrong with it, a sentence each
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,9 +16,10 @@ holds all of it, so that another file, of other sizes too, replaces it without a
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from indexer.errors import ModelError
 
 DIM = 384
 FORMAT = "triptych-head/1"
+IMAGE_BASE, AUDIO_BASE = "starter-image", "starter-audio"  # kinds in a BaseHead's description
 FOLDER = Path(__file__).parent / "heads"
 
 Head = TypeVar("Head", bound="ConseHead")
@@ -69,8 +71,9 @@ class ConseHead(nn.Module):
         """ConSE vectors of unit length, (n, 384), of the classifier's logits (n, classes)."""
         best, which = torch.topk(logits, self.shape.top, dim=1)
         weight = torch.softmax(best / self.temperature, dim=1)
-        mixed = (weight[:, :, None] * self.class_vectors[which]).sum(1)
-        return F.normalize(mixed, dim=1)
+        # A product with a table that is mostly zero: gathering `top` vectors a row moves far more memory.
+        shares = weight.new_zeros(logits.shape).scatter(1, which, weight)
+        return F.normalize(shares @ self.class_vectors, dim=1)
 
     def mix(self, features: Tensor, logits: Tensor) -> Tensor:
         """The head's output of unit length, (n, 384)."""
@@ -103,6 +106,54 @@ class AudioHead(ConseHead):
 
     def forward(self, features: Tensor) -> Tensor:
         return self.mix(features, self.classifier(features))
+
+
+class BaseHead(nn.Module):
+    """A starter head as training meets it: features (n, width) -> unit vectors (n, 384).
+
+    `classifier` is the image backbone's own last layer, a Linear(1280, 1000): cached features lie before it,
+    and logits are linear in them, so that those of averaged features are the averaged logits. A sound's head
+    carries its classifier already and takes none. `describe` and `from_description` with the state dict
+    between them rebuild it without the starter's files.
+    """
+
+    def __init__(self, head: ConseHead, classifier: nn.Linear | None = None) -> None:
+        super().__init__()
+        if isinstance(head, ImageHead) != (classifier is not None):
+            raise ModelError("an image head needs the backbone's classifier, a sound's head takes none")
+        self.head = head
+        self.classifier = classifier
+        self.width, self.dim = head.shape.features, DIM
+
+    def forward(self, features: Tensor) -> Tensor:
+        found = self.head(features) if self.classifier is None else self._of_picture(features)
+        return F.normalize(found, dim=1)
+
+    def _of_picture(self, features: Tensor) -> Tensor:
+        assert self.classifier is not None
+        return self.head(features, self.classifier(features))
+
+    def describe(self) -> dict[str, Any]:
+        """What `from_description` needs beside the tensors, as JSON."""
+        kind = IMAGE_BASE if self.classifier is not None else AUDIO_BASE
+        return {"kind": kind, "shape": asdict(self.head.shape)}
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> BaseHead:
+        """An empty head of that shape, to be filled by load_state_dict; in eval mode, frozen. ModelError."""
+        try:
+            sizes = dict(description["shape"])
+            shape = HeadShape(**sizes | {"classifier": tuple(sizes.get("classifier", ()))})
+            kind = description["kind"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"a base head is described by {description!r}, which lacks its sizes") from error
+        if kind == IMAGE_BASE:
+            made = cls(ImageHead(shape), nn.Linear(shape.features, shape.classes))
+        elif kind == AUDIO_BASE:
+            made = cls(AudioHead(shape))
+        else:
+            raise ModelError(f"unknown base head {kind!r}, expected {IMAGE_BASE} or {AUDIO_BASE}")
+        return made.eval().requires_grad_(False)
 
 
 def load_image_head(path: Path | None = None) -> ImageHead:

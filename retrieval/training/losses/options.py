@@ -57,6 +57,11 @@ class LossOptions:
                 raise ConfigError(f"loss.{name} is {value}, expected {what}")
 
     @property
+    def uses_teacher(self) -> bool:
+        """Whether a stronger model's vectors are needed."""
+        return self.kind is LossKind.DISTILL or self.distill_weight > 0
+
+    @property
     def start_scale(self) -> float:
         """The first scale: as given, or 1/0.07 (CLIP), 10 (SigLIP, and SupCon's temperature of 0.1)."""
         if self.init_scale is not None:

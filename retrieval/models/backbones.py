@@ -1,0 +1,308 @@
+"""The networks that heads are trained on: a typed table, their features as a fast tower, and the heads of a
+model that is there already.
+
+Imports no torch at the top. The torch modules stand in bare.py, the heads' training in retrieval/training/.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from indexer.errors import ModelError
+from indexer.types import Encoder, Modality, Preparer
+from retrieval.config import cache_dir
+from retrieval.encoders.described import preparer_of
+from retrieval.models.bundle import Bundle, ModelSpec, TowerSpec, WeightRef, canonical_json, write_bundle
+from retrieval.models.starter.spec import AUDIO, IMAGE, MAX_TOKENS, TOKENIZER
+from retrieval.models.starter.weights import (
+    AISFX,
+    LITE0,
+    MINILM,
+    MINILM_TOKENIZER,
+    WEIGHTS,
+    WeightFile,
+    locate,
+    verified,
+)
+from retrieval.runtime.protocol import available_threads
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from retrieval.encoders.tower import Tower
+    from retrieval.models.registry import Model
+
+GRAPH_VERSION = 1  # counts changes of what the feature graphs compute
+TRAINED_HEADS = "heads.safetensors"  # beside a trained model's spec
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """One pretrained network up to its features, and what is done to media before it."""
+
+    id: str
+    modality: Modality
+    width: int  # of its features
+    weights: tuple[WeightRef, ...]
+    preprocessing: Mapping[str, Any] = field(hash=False)  # what the preparer's `describe` returns
+    window: Mapping[str, float] = field(hash=False)  # how media are cut into segments
+    batch_size: int  # segments that one call of the feature tower handles best
+    group: int  # texts, or views, that one call of its graph sees
+    make: Callable[[], nn.Module] = field(compare=False, repr=False)  # imports torch; see `load`
+
+    def preparer(self) -> Preparer:
+        """What its inputs are made with; WeightsMissing where its tokenizer is not installed."""
+        text = self.modality is Modality.TEXT
+        tokenizer = str(verified(MINILM_TOKENIZER)) if text else ""
+        return preparer_of(self.modality, self.preprocessing, self.window, tokenizer=tokenizer)
+
+    def load(self) -> nn.Module:
+        """The network as a torch module, frozen, in eval mode: prepared views -> features (n, width).
+
+        A text's takes (ids, mask), both (n, tokens), and gives unit vectors. WeightsMissing, with the line
+        that installs them, or ModelError where a file is not the pinned one.
+        """
+        for weight in self.weights:
+            locate(WEIGHTS[weight.name])  # before torch loads anything
+        return self.make()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256, 64 hex digits, over the weights, the preprocessing, the windows and the graph version."""
+        said = {
+            "weights": [weight.sha256 for weight in self.weights],
+            "preprocessing": dict(self.preprocessing),
+            "window": dict(self.window),
+            "width": self.width,
+            "graph": GRAPH_VERSION,
+        }
+        return hashlib.sha256(canonical_json(said)).hexdigest()
+
+
+def _picture() -> nn.Module:
+    from retrieval.models.bare import picture_features
+
+    return picture_features()
+
+
+def _text() -> nn.Module:
+    from retrieval.models.bare import text_features
+
+    return text_features()
+
+
+def _sound() -> nn.Module:
+    from retrieval.models.bare import sound_features
+
+    return sound_features()
+
+
+def _ref(weight: WeightFile) -> WeightRef:
+    return WeightRef(weight.name, weight.sha256, weight.licence, weight.source, weight.package)
+
+
+BACKBONES: dict[str, Backbone] = {
+    one.id: one
+    for one in (
+        Backbone(
+            id=LITE0.name,
+            modality=Modality.IMAGE,
+            width=1280,
+            weights=(_ref(LITE0),),
+            preprocessing=IMAGE.describe(),
+            window={},
+            batch_size=128,
+            group=8,
+            make=_picture,
+        ),
+        Backbone(
+            id=MINILM.name,
+            modality=Modality.TEXT,
+            width=384,
+            weights=(_ref(MINILM), _ref(MINILM_TOKENIZER)),
+            preprocessing={"kind": "tokenizer-json/1", "max_tokens": MAX_TOKENS},
+            window={"max_tokens": MAX_TOKENS},
+            batch_size=64,
+            group=16,
+            make=_text,
+        ),
+        Backbone(
+            id=AISFX.name,
+            modality=Modality.AUDIO,
+            width=512,
+            weights=(_ref(AISFX),),
+            preprocessing=AUDIO.describe(),
+            window={"window_s": AUDIO.window_s, "hop_s": AUDIO.hop_s},
+            batch_size=32,
+            group=8,
+            make=_sound,
+        ),
+    )
+}
+
+
+def backbone_of(tower: TowerSpec) -> Backbone:
+    """The backbone of a model's tower, with the tower's own preprocessing and windows.
+
+    ModelError where the tower's network is not one of BACKBONES with its published weights: then its features
+    cannot be computed apart from the model.
+    """
+    known = BACKBONES.get(tower.backbone)
+    if known is None:
+        raise ModelError(
+            f"the {tower.modality} tower's backbone {tower.backbone!r} is unknown, expected one of "
+            f"{', '.join(BACKBONES)}",
+            hint="train from a model of those backbones, the starter for one",
+        )
+    if [one.sha256 for one in tower.weights] != [one.sha256 for one in known.weights]:
+        raise ModelError(
+            f"the {tower.modality} tower's {tower.backbone} is fine-tuned: its weights are not the published "
+            "ones, so cached features of it do not exist",
+            hint="train from the model that it was tuned from, or from the starter",
+        )
+    return replace(known, preprocessing=tower.preprocessing, window=tower.window)
+
+
+def base_head(model: Model | Bundle | str | Path, modality: Modality) -> nn.Module | None:
+    """A model's own head on a modality's features: (n, width) -> unit vectors (n, dim), frozen, in eval mode.
+
+    None where the features are the space, as the starter's text. ModelError where the model has no such tower
+    or its head's tensors are not at hand; ModelNotFound for an unknown name.
+    """
+    from retrieval.models.registry import Model, load_model
+
+    if isinstance(model, Bundle):
+        model = Model(model)
+    elif not isinstance(model, Model):
+        model = load_model(str(model))
+    tower = model.bundle.spec.tower(modality)
+    if tower is None:
+        raise ModelError(f"the model {model.name} has no {modality} tower")
+    head = _full_head(model.bundle, tower)
+    if model.dim == tower.dim:
+        return head
+    from torch.nn import Identity
+
+    from retrieval.models.bare import NestedHead
+
+    return NestedHead(head or Identity(), model.dim).eval()
+
+
+def _full_head(bundle: Bundle, tower: TowerSpec) -> nn.Module | None:
+    if (trained := _trained_head(bundle, tower.modality)) is not None:
+        return trained
+    if tower.head is None:
+        return None
+    from retrieval.models.starter.spec import starter_spec
+
+    shipped = starter_spec().tower(tower.modality)
+    if shipped is None or shipped.head != tower.head:
+        raise ModelError(
+            f"the head {tower.head.name} of the model {bundle.spec.name} is only in its graph",
+            hint="train from a model of this version, the starter for one",
+        )
+    return starter_head(tower.modality)
+
+
+def starter_head(modality: Modality) -> nn.Module:
+    """The shipped head of pictures or sounds on features alone, frozen, in eval mode. ModelError."""
+    from retrieval.models.bare import starter_picture_head, starter_sound_head
+
+    return starter_picture_head() if modality is Modality.IMAGE else starter_sound_head()
+
+
+def _trained_head(bundle: Bundle, modality: Modality) -> nn.Module | None:
+    """The head that a trained model carries beside its graphs; a tower kept from its base has none."""
+    if not (bundle.folder / TRAINED_HEADS).is_file():
+        return None
+    from retrieval.models.bare import SpaceHead
+    from retrieval.models.trained import load_heads
+
+    space = load_heads(bundle)
+    if modality not in space.modalities:
+        return None
+    return SpaceHead(space, modality).eval().requires_grad_(False)
+
+
+def feature_tower(backbone: Backbone, *, threads: int = 0) -> Encoder:
+    """A backbone's features through the fast runtime: float32, (n, width), a segment's views averaged.
+
+    Its vectors are features, not of unit length but for texts, and its `space_id` is the fingerprint. The
+    graph is exported once into the user's cache. WeightsMissing, ModelError.
+    """
+    from retrieval.models.registry import open_tower
+
+    bundle = feature_bundle(backbone)
+    spec = bundle.spec.towers[0]
+    tower: Tower = open_tower(
+        bundle, spec, space_id=backbone.fingerprint, threads=threads or available_threads()
+    )
+    return tower
+
+
+def feature_bundle(backbone: Backbone) -> Bundle:
+    """The graph of a backbone alone, as a bundle of one tower in the cache; exported where it is not there.
+
+    Two processes do not both export: the second waits and takes what the first made.
+    """
+    from filelock import FileLock
+
+    parent = cache_dir() / "backbones"
+    folder = parent / backbone.fingerprint[:16]
+
+    def current() -> Bundle | None:
+        try:
+            bundle = Bundle.load(folder)
+        except ModelError:  # none, or damaged: made again
+            return None
+        return bundle if bundle.spec.provenance.get("fingerprint") == backbone.fingerprint else None
+
+    if bundle := current():
+        return bundle
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(parent / "build.lock"):
+            return current() or write_bundle(folder, lambda work: _fill(work, backbone))
+    except OSError as error:
+        raise ModelError(
+            f"the graph of {backbone.id} cannot be written to {folder}: {error.strerror or error}",
+            hint="free 100 MB there, or set TRIPTYCH_HOME to another folder",
+        ) from error
+
+
+def _fill(work: Path, backbone: Backbone) -> ModelSpec:
+    """Export the backbone's graph into an empty folder; the spec of its one tower."""
+    network = backbone.load()
+    from retrieval.models.export import TextGraph, ViewGraph, export, text_samples, view_samples
+
+    preparer = backbone.preparer()
+    graph = f"{backbone.modality.value}.onnx"
+    if backbone.modality is Modality.TEXT:
+        shutil.copyfile(verified(MINILM_TOKENIZER), work / TOKENIZER)
+        export(TextGraph(network).eval(), work / graph, text_samples())
+    else:
+        export(ViewGraph(network, unit=False).eval(), work / graph, view_samples(preparer))
+    return ModelSpec(
+        name=backbone.id,
+        towers=(
+            TowerSpec(
+                modality=backbone.modality,
+                backbone=backbone.id,
+                weights=backbone.weights,
+                head=None,
+                preprocessing=backbone.preprocessing,
+                dim=backbone.width,
+                window=backbone.window,
+                batch_size=backbone.batch_size,
+                group=backbone.group,
+                graph=graph,
+            ),
+        ),
+        provenance={"fingerprint": backbone.fingerprint},
+    )

@@ -1,0 +1,112 @@
+"""Heads that can say what they are: any head that a space holds, to JSON and back.
+
+Imports torch. The tensors travel apart, as safetensors: a description makes an unfilled head whose
+`load_state_dict` takes them. Descriptions are data from a file, so only the kinds below are ever made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from torch import Tensor, nn
+
+from indexer.errors import ConfigError, ModelError, TrainingError
+from retrieval.training.heads import Head, HeadOptions, OnBase, description_of, make_head, unit_rows
+
+DEEPEST = 32  # heads inside heads: each training on top of a trained model adds two
+
+
+class Prefix(nn.Module):
+    """A head's first `dim` numbers at unit length: (n, width) -> (n, dim)."""
+
+    def __init__(self, head: nn.Module, dim: int) -> None:
+        super().__init__()
+        self.head, self.dim = head, dim
+
+    def forward(self, features: Tensor) -> Tensor:
+        return unit_rows(self.head(features)[:, : self.dim])
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "prefix", "head": description_of(self.head), "dim": self.dim}
+
+
+class AsTheyAre(nn.Module):
+    """Features that lie in the space already, (n, dim) -> (n, dim)."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "features"}
+
+
+def describable(head: nn.Module) -> nn.Module:
+    """The same head in a form with `describe`: its own, or that of a base model's head. ModelError.
+
+    The numbers are shared, not copied. An OnBase keeps its place and its base is put into that form.
+    """
+    if isinstance(head, OnBase):
+        head.base = describable(head.base)
+        return head
+    if hasattr(head, "describe"):
+        return head
+    if isinstance(head, nn.Identity):
+        return AsTheyAre()
+    from retrieval.models.bare import NestedHead, PictureHead, SpaceHead
+    from retrieval.models.starter.heads import AudioHead, BaseHead
+
+    made: nn.Module | None = None
+    if isinstance(head, AudioHead):
+        made = BaseHead(head)
+    elif isinstance(head, PictureHead) and isinstance(head.classifier, nn.Linear):
+        made = BaseHead(head.head, head.classifier)
+    elif isinstance(head, NestedHead):
+        made = Prefix(describable(head.head), head.dim)
+    elif isinstance(head, SpaceHead):
+        made = Prefix(describable(head.space.heads[head.modality.value]), head.space.dim)
+    if made is None:
+        raise ModelError(
+            f"a head of class {type(head).__name__} has no description, so it could not be saved",
+            hint="make it with make_head, or give it describe()",
+        )
+    return made.train(head.training)
+
+
+def head_from_description(description: Mapping[str, Any], *, depth: int = 0) -> nn.Module:
+    """An unfilled head of that description: `load_state_dict` gives it its numbers. ModelError."""
+    if not isinstance(description, Mapping) or depth > DEEPEST:
+        raise ModelError("a head's description is no table, or holds itself", hint="train the heads again")
+    try:
+        return _made(description, depth)
+    except (KeyError, TypeError, ValueError, AttributeError, ConfigError, TrainingError) as error:
+        known = ", ".join(field.name for field in fields(HeadOptions))
+        raise ModelError(
+            f"a head's description cannot be used: {error}", hint=f"a head's options are {known}"
+        ) from error
+
+
+def _made(description: Mapping[str, Any], depth: int) -> nn.Module:
+    kind = description.get("kind")
+    if kind == "head":
+        options = HeadOptions(**description["options"])
+        return make_head(options, int(description["width"]), int(description["dim"]), seed=0)
+    if kind == "on-base":
+        head = _made(description["head"], depth)
+        if not isinstance(head, Head):
+            raise TypeError("what lies on a base is no head of its own")
+        return OnBase(head_from_description(description["base"], depth=depth + 1), head)
+    if kind == "prefix":
+        return Prefix(head_from_description(description["head"], depth=depth + 1), int(description["dim"]))
+    if kind == "features":
+        return AsTheyAre()
+    from retrieval.models.starter.heads import AUDIO_BASE, IMAGE_BASE, BaseHead
+
+    if kind in (IMAGE_BASE, AUDIO_BASE):
+        return BaseHead.from_description(description)
+    raise ModelError(
+        f"unknown kind of head {kind!r}, expected head, on-base, prefix, features, "
+        f"{IMAGE_BASE} or {AUDIO_BASE}",
+        hint="the file comes from a later version, or is damaged",
+    )

@@ -1,0 +1,398 @@
+"""Training, epoch by epoch: checks before the first step, validation, early stopping, checkpoints, ctrl-C.
+
+Imports torch. One step stands in steps.py, what a checkpoint file is in checkpoint.py. The same seed, data
+and machine give the same numbers, whether or not a run was interrupted and resumed on its way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from indexer.errors import TrainingError, TrainingStopped
+from indexer.types import FloatArray, Modality
+from retrieval.training import checkpoint as files
+from retrieval.training.batches import Plan
+from retrieval.training.distributed import Ranks, joined
+from retrieval.training.events import CheckpointSaved, EpochDone, EpochStart, OnEvent, StepDone, ignore
+from retrieval.training.interrupt import StopOnInterrupt
+from retrieval.training.logs import Logs, check_wandb
+from retrieval.training.options import TrainOptions
+from retrieval.training.placement import Placement, memory_explained, placed
+from retrieval.training.sampler import Batch
+from retrieval.training.source import FeatureSource, Inputs, Source
+from retrieval.training.space import SharedSpace
+from retrieval.training.steps import Teacher, Trainer
+from retrieval.training.types import Examples
+
+__all__ = ["FeatureSource", "Inputs", "Source", "Stopped", "TrainResult", "Trainer", "TrainingData", "train"]
+
+FAR = 16  # steps between looks at a GPU's losses, each of which would make it wait
+
+
+class Stopped(StrEnum):
+    """Why training ended."""
+
+    EPOCHS = "epochs"  # all were done
+    PATIENCE = "patience"  # validation did not get better any more
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingData:
+    """Rows to learn from and rows to stop by, pointing into the same features; never test rows."""
+
+    train: Examples
+    validation: Examples
+    teacher: Teacher = field(
+        default_factory=dict
+    )  # a stronger model's unit vectors by content, for distillation
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """How training went. The space that was passed holds the best weights, in eval mode, on the CPU."""
+
+    best: float | None  # mean R@k of validation in [0, 1]; None without validation rows
+    best_epoch: int  # from 1
+    history: tuple[EpochDone, ...]
+    epochs: int  # done
+    steps: int  # done
+    stopped: Stopped
+
+
+def train(
+    space: SharedSpace,
+    source: Source,
+    data: TrainingData,
+    options: TrainOptions,
+    out: Path,
+    *,
+    on_event: OnEvent = ignore,
+    resume: bool = False,
+) -> TrainResult:
+    """Train the space in place and leave its best weights in it.
+
+    `out` gets checkpoints/ and logs/. With `resume` the space must be made as it was made at first; the run
+    goes on from the newest checkpoint to the very numbers it would have come to. The first ctrl-C finishes
+    the step, saves, and raises TrainingStopped. TrainingError for data, options, a checkpoint or a device
+    that training cannot go on with.
+    """
+    folder = out / "checkpoints"
+    if files.has_checkpoint(folder) and not resume:
+        raise TrainingError(f"{out} holds a training run", hint="resume it, or name another folder")
+    _check(source, data, options)
+    with (
+        joined(cpu=options.device == "cpu") as (ranks, device),
+        memory_explained(options),
+        ExitStack() as stack,
+    ):
+        placement = placed(options, device)
+        stack.enter_context(_own_random(placement, options.seed + ranks.rank))
+        run = _Run(space, source, data, options, folder, ranks=ranks, placement=placement)
+        if resume:
+            run.restore(*files.latest_checkpoint(folder))
+        run.on_event = on_event if ranks.first else ignore
+        logs = Logs(out / "logs", options, step=run.trainer.number) if ranks.first else nullcontext()
+        run.logs = stack.enter_context(logs)
+        run.stop = stack.enter_context(StopOnInterrupt())
+        return run.go()
+
+
+class _Run:
+    """The state of one run between its steps."""
+
+    def __init__(
+        self,
+        space: SharedSpace,
+        source: Source,
+        data: TrainingData,
+        options: TrainOptions,
+        folder: Path,
+        *,
+        ranks: Ranks,
+        placement: Placement,
+    ) -> None:
+        self.space, self.source, self.options, self.folder = space, source, options, folder
+        self.ranks, self.placement = ranks, placement
+        self.digests = {"data": _data_digest(source, data), "frozen": ""}
+        self.trainer = Trainer(
+            space, source, data.train, options, placement=placement, ranks=ranks, teacher=data.teacher
+        )
+        self.digests["frozen"] = _frozen_digest(space)
+        self.validation = _Validation(self.trainer, data.validation) if len(data.validation) else None
+        self.epoch = self.position = 0
+        self.loss_sum, self.loss_steps = 0.0, 0
+        self.best: float | None = None
+        self.best_epoch = 0
+        self.best_weights: dict[str, Tensor] = {}
+        self.history: list[EpochDone] = []
+        self.on_event: OnEvent = ignore
+        self.logs: Logs | None = None
+        self.stop = StopOnInterrupt()
+        self._seen: list[tuple[Tensor, int]] = []  # losses that were not looked at yet, and their pairs
+        self._since = 0.0
+
+    def go(self) -> TrainResult:
+        """All epochs that are left."""
+        trainer, sampler, options = self.trainer, self.trainer.sampler, self.options
+        while (stopped := self._over()) is None:
+            if options.hard_negatives and not self.position:
+                trainer.mine()
+            self.on_event(EpochStart(self.epoch + 1, options.epochs, len(sampler), self.position))
+            self._since = time.perf_counter()
+            for batch, plan in self._planned():
+                loss = trainer.step(batch, plan)
+                self.position += 1
+                self._note(loss, plan)
+                if self.ranks.any(self.stop.asked, trainer.device):
+                    raise self._interrupted()
+                if options.save_steps and trainer.number % options.save_steps == 0:
+                    self.save()
+            self._end_epoch()
+            self.save()
+        self._finish()
+        done = tuple(self.history)
+        return TrainResult(self.best, self.best_epoch, done, self.epoch, trainer.number, stopped)
+
+    def _planned(self) -> Iterator[tuple[Batch, Plan]]:
+        """The epoch's batches with what they compare, the next one's media already asked for."""
+        expect = getattr(self.source, "expect", None)
+        waiting: tuple[Batch, Plan] | None = None
+        for batch in self.trainer.sampler.batches(self.epoch, self.position):
+            following = batch, self.trainer.prepare(batch)
+            if expect is not None:
+                for modality, contents in following[1].contents.items():
+                    expect(modality, self.ranks.share(contents))
+            if waiting is not None:
+                yield waiting
+            waiting = following
+        if waiting is not None:
+            yield waiting
+
+    def _note(self, loss: Tensor | None, plan: Plan) -> None:
+        if loss is not None:
+            self._seen.append((loss, plan.pairs))
+        if len(self._seen) >= (1 if self.trainer.device.type == "cpu" else FAR):
+            self._look()
+
+    def _look(self) -> None:
+        """Look at the losses since the last time: stop where one is not finite, report the others."""
+        if not self._seen:
+            return
+        trainer = self.trainer
+        losses = torch.stack([loss for loss, _ in self._seen]).tolist()
+        pairs = sum(count for _, count in self._seen)
+        for number, loss in enumerate(losses):
+            if not math.isfinite(loss):
+                raise self._diverged(loss, trainer.number - len(losses) + number + 1)
+        self._seen.clear()
+        self.loss_sum += sum(losses)
+        self.loss_steps += len(losses)
+        now = time.perf_counter()
+        spent, self._since = max(now - self._since, 1e-9), now
+        mean, lr = sum(losses) / len(losses), trainer.optimizer.param_groups[0]["lr"]
+        left = (trainer.steps - trainer.number) * spent / len(losses)
+        self.on_event(StepDone(self.epoch + 1, trainer.number, trainer.steps, mean, lr, pairs / spent, left))
+        if self.logs is not None:
+            self.logs.add(trainer.number, train_loss=mean, train_lr=lr, train_pairs_per_s=pairs / spent)
+
+    def _diverged(self, loss: float, step: int) -> TrainingError:
+        return TrainingError(
+            f"the loss is {loss} at step {step}, in epoch {self.epoch + 1}: training diverged",
+            hint=f"lower lr={self.options.lr:g} (try {self.options.lr / 10:g}), or use precision=f32",
+        )
+
+    def _end_epoch(self) -> None:
+        self._look()
+        mean = self.loss_sum / self.loss_steps if self.loss_steps else math.nan
+        averaged = self.trainer.ema.averaged() if self.trainer.ema else nullcontext()
+        with averaged:
+            measured = self.validation.recall() if self.validation and self.ranks.first else None
+            recall = self.ranks.from_first(measured)
+            better = recall is None or self.best is None or recall > self.best
+            if better:
+                self.best, self.best_epoch = recall, self.epoch + 1
+                state = self.space.state_dict().items()
+                self.best_weights = {name: value.detach().cpu().clone() for name, value in state}
+        event = EpochDone(self.epoch + 1, mean, recall, better)
+        self.history.append(event)
+        self.epoch, self.position = self.epoch + 1, 0
+        self.loss_sum, self.loss_steps = 0.0, 0
+        self.trainer.mined = {}
+        self.on_event(event)
+        if self.logs is not None:
+            self.logs.add(self.trainer.number, validation_recall=recall, epoch_loss=mean)
+
+    def _over(self) -> Stopped | None:
+        patience = self.options.patience
+        if self.validation is not None and patience and self.epoch - self.best_epoch >= patience:
+            return Stopped.PATIENCE
+        return Stopped.EPOCHS if self.epoch >= self.options.epochs else None
+
+    def _interrupted(self) -> TrainingStopped:
+        self._look()
+        path = self.save()
+        done = f"in epoch {self.epoch + 1} of {self.options.epochs}, after step {self.trainer.number}"
+        return TrainingStopped(
+            f"stopped {done}; saved {path}", hint="give the same command with --resume to go on from there"
+        )
+
+    def _finish(self) -> None:
+        self.space.load_state_dict(self.best_weights)
+        self.space.to("cpu").eval()
+
+    def save(self) -> Path:
+        """A checkpoint of now; its path. Every rank must call it, the first writes."""
+        self._look()
+        trainer = self.trainer
+        moments, rest = files.flat_optimizer(trainer.optimizer)
+        parts: dict[str, dict[str, Tensor]] = {
+            "model": dict(self.space.state_dict()),
+            "best": self.best_weights,
+            "optimizer": moments,
+            "ema": trainer.ema.state() if trainer.ema else {},
+            "mined": {f"{a}.{b}": torch.from_numpy(found) for (a, b), found in trainer.mined.items()},
+        }
+        tensors = {
+            f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()
+        }
+        facts = {
+            **self.digests,
+            "options": self.options.to_json(),
+            "world": self.ranks.world,
+            "epoch": self.epoch,
+            "position": self.position,
+            "loss": [self.loss_sum, self.loss_steps],
+            "best": [self.best, self.best_epoch],
+            "history": [asdict(event) for event in self.history],
+            "number": trainer.number,
+            "ema_steps": trainer.ema.steps if trainer.ema else 0,
+            "optimizer": rest,
+            "scaler": trainer.scaler.state_dict(),
+            "random": self.ranks.everyone(files.random_state(trainer.device)),
+            "generators": self.ranks.everyone(files.generator_state(trainer.generator)),
+        }
+        path = self.folder / "none"
+        if self.ranks.first:
+            path = files.save_checkpoint(self.folder, trainer.number, files.Checkpoint(tensors, facts))
+            self.on_event(CheckpointSaved(path))
+        return self.ranks.from_first(path)
+
+    def restore(self, path: Path, found: files.Checkpoint) -> None:
+        """Go on where a checkpoint was made. TrainingError where it is of another run."""
+        trainer, facts = self.trainer, found.facts
+        files.check_same(facts, options=self.options.to_json(), world=self.ranks.world, **self.digests)
+        self.space.load_state_dict(found.part("model"))
+        files.fill_optimizer(trainer.optimizer, found.part("optimizer"), facts["optimizer"])
+        if trainer.ema:
+            trainer.ema.load(found.part("ema"), facts["ema_steps"])
+        if trainer.scaler.is_enabled():
+            trainer.scaler.load_state_dict(facts["scaler"])
+        ways = {tuple(Modality(m) for m in n.split(".")): v.numpy() for n, v in found.part("mined").items()}
+        trainer.mined = {(way[0], way[1]): value for way, value in ways.items()}
+        trainer.number = facts["number"]
+        self.epoch, self.position = facts["epoch"], facts["position"]
+        self.loss_sum, self.loss_steps = facts["loss"]
+        self.best, self.best_epoch = facts["best"]
+        self.best_weights = found.part("best")
+        self.history = [EpochDone(**event) for event in facts["history"]]
+        files.restore_random(facts["random"][self.ranks.rank], trainer.device)
+        files.restore_generator(trainer.generator, facts["generators"][self.ranks.rank])
+
+
+class _Validation:
+    """Validation rows with their contents numbered from 0."""
+
+    def __init__(self, trainer: Trainer, examples: Examples) -> None:
+        self.trainer = trainer
+        known = {m: slots for m, slots in examples.contents.items() if m in trainer.space.modalities}
+        self.contents = {m: np.unique(slots[slots >= 0]) for m, slots in known.items()}
+        slots = {m: np.where(s >= 0, np.searchsorted(self.contents[m], s), -1) for m, s in known.items()}
+        self.examples = Examples(slots, examples.labels, examples.groups, examples.weights)
+        if not self.examples.pair_counts():
+            raise TrainingError(
+                f"none of {len(examples)} validation rows has a pair that could be measured",
+                hint="give validation rows with two of image, text and audio",
+            )
+
+    def recall(self) -> float:
+        """Mean R@k over the directions, in [0, 1], of the space as it is now."""
+        from retrieval.evaluation.metrics import mean_recall
+
+        vectors: dict[Modality, FloatArray] = {
+            m: self.trainer.vectors(m, contents) for m, contents in self.contents.items()
+        }
+        return mean_recall(vectors, self.examples, ks=(self.trainer.options.metric_k,))
+
+
+def _check(source: Source, data: TrainingData, options: TrainOptions) -> None:
+    """What would otherwise come to light after minutes. TrainingError."""
+    if not len(data.train):
+        raise TrainingError(
+            "there are no training rows", hint="check the split: every row is in another part"
+        )
+    if options.patience and not len(data.validation):
+        raise TrainingError(
+            f"there are no validation rows, and patience={options.patience} stops by them",
+            hint="give validation rows, or set patience=0",
+        )
+    if options.wandb:
+        check_wandb()
+    features = getattr(source, "frozen", source)
+    if isinstance(features, FeatureSource):
+        features.check()
+
+
+@contextmanager
+def _own_random(placement: Placement, seed: int) -> Iterator[None]:
+    """Seeded global random numbers inside; the caller's are as they were afterwards."""
+    before = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if placement.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
+
+
+def _data_digest(source: Source, data: TrainingData) -> str:
+    found = hashlib.sha256()
+    for examples in (data.train, data.validation):
+        arrays: dict[str, Any] = {m.value: examples.contents[m] for m in sorted(examples.contents)}
+        arrays |= {"labels": examples.labels, "weights": examples.weights}
+        for name, values in (
+            *arrays.items(),
+            *((f"teacher {m}", data.teacher[m]) for m in sorted(data.teacher)),
+        ):
+            found.update(f"{name} {values.shape} {values.dtype};".encode())
+            found.update(np.ascontiguousarray(values).tobytes())
+    features = getattr(source, "frozen", source)
+    if isinstance(features, FeatureSource):
+        found.update(features.digest().encode())
+    return found.hexdigest()
+
+
+def _frozen_digest(space: SharedSpace) -> str:
+    """SHA-256 of all that training leaves alone."""
+    found = hashlib.sha256()
+    for name, value in space.named_parameters():
+        found.update(f"{name} {tuple(value.shape)} {value.requires_grad};".encode())
+        if not value.requires_grad:
+            found.update(value.detach().float().cpu().numpy().tobytes())
+    return found.hexdigest()
