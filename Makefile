@@ -7,7 +7,7 @@ UV     := VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv
 AISFX  := aisfx==0.1.2
 MEDIA  ?=
 
-.PHONY: setup demo data test check format lint types bench lock docs clean
+.PHONY: setup demo data starter test check format lint types bench lock docs clean
 
 setup: $(VENV)/.ready
 
@@ -24,6 +24,11 @@ $(VENV)/.ready: pyproject.toml requirements.lock
 
 data: setup
 	$(BIN)/python data/tuxpaint_stamps.py
+
+# The heads that the package ships, from nothing: data, features, fits, measures. Under an hour on two cores.
+starter: setup
+	$(BIN)/python data/fit_starter_heads.py
+	$(BIN)/python data/compare_heads.py
 
 demo: setup
 	$(BIN)/python data/demo.py $(if $(MEDIA),--media "$(MEDIA)")
@@ -49,6 +54,7 @@ bench: setup
 	$(BIN)/python benchmarks/cold_search.py
 	$(BIN)/python benchmarks/update.py
 	$(BIN)/python benchmarks/search_million.py --no-hnswlib
+	$(BIN)/python benchmarks/train_heads.py
 	$(BIN)/python benchmarks/table.py
 
 docs: setup

@@ -128,6 +128,7 @@ def index(
     ] = None,
     index: IndexFlag = None,
     model: ModelFlag = None,
+    dim: DimFlag = None,
     prune: Annotated[
         bool, typer.Option("--prune", help="Allow deleting more than a fifth of a root.")
     ] = False,
@@ -150,6 +151,7 @@ def index(
             sources or [],
             settings=settings,
             model=model,
+            dim=dim,
             prune=prune,
             on_event=on_event,
             on_build=on_build,

@@ -16,6 +16,8 @@ COMMANDS = (
     ("verify",),
     ("forget",),
     ("embed",),
+    ("train",),
+    ("eval",),
     ("models",),
     ("models", "list"),
     ("models", "show"),

@@ -7,7 +7,7 @@ nothing here computes, shows or prints. Beside the model's folder lies `<out>.ru
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +18,7 @@ import numpy as np
 from indexer.errors import ConfigError, TrainingError
 from indexer.types import FloatArray, Modality
 from retrieval.config import Settings, cache_dir
+from retrieval.training.duplicates import group_near
 from retrieval.training.events import TrainEvent
 from retrieval.training.features import (
     Collected,
@@ -28,7 +29,7 @@ from retrieval.training.features import (
 )
 from retrieval.training.options import Start, TrainOptions, load_options, parse_overrides
 from retrieval.training.split_file import SPLIT_FILE, split_bytes
-from retrieval.training.splits import assign_splits, find_leaks, groups_from_features
+from retrieval.training.splits import assign_splits, find_leaks
 from retrieval.training.types import Examples, Ints, PairKind, PairSet, Row, Split
 
 if TYPE_CHECKING:
@@ -36,8 +37,11 @@ if TYPE_CHECKING:
 
     from retrieval.models.bundle import Bundle
     from retrieval.models.registry import Model
+    from retrieval.training.finetune import MediaSource, TunedSpace
+    from retrieval.training.source import Source
     from retrieval.training.space import SharedSpace
     from retrieval.training.trainer import TrainingData, TrainResult
+    from retrieval.training.unfreeze import Unfreeze
 
 FAILURES_SHOWN = 5
 SAMPLES = 4  # real media of a modality that a written tower is compared on
@@ -104,10 +108,16 @@ def train_model(job: TrainJob, *, settings: Settings, on_event: OnEvent) -> Trai
     ConfigError, ManifestError, TrainingError or LeakageRefused before hours are spent; TrainingStopped after
     ctrl-C, with a checkpoint that `resume` goes on from.
     """
+    from retrieval.training.finetune import parse_unfreeze
     from retrieval.training.placement import placed
+    from retrieval.training.tune import check_tune
 
     out, run_folder = _checked_out(job)
     placed(job.options)
+    if job.unfreeze:
+        parse_unfreeze(job.unfreeze)
+    if job.tune:
+        check_tune(job.tune)
     on_event(Step("reading the rows"))
     pairs = _read(job)
     _say_problems(pairs, on_event)
@@ -213,8 +223,10 @@ def _collect(pairs: PairSet, base: Model, settings: Settings, on_event: OnEvent)
 
 def _split(job: TrainJob, rows: Sequence[Row], collected: Collected, on_event: OnEvent) -> dict[Split, Ints]:
     """Row numbers by split; rows alike lie on one side, or LeakageRefused."""
-    alike = groups_from_features(collected.features, collected.examples)
-    splits = assign_splits(rows, validation=job.options.validation, test=job.options.test, groups=alike)
+    alike = group_near(collected.features, collected.examples.contents)
+    for line in alike.notes:
+        on_event(Note(line))
+    splits = assign_splits(rows, validation=job.options.validation, test=job.options.test, groups=alike.numbers)
     leaks = find_leaks(rows, collected.examples, collected.features, splits)
     for line in leaks.lines():
         on_event(Note(line))
@@ -251,6 +263,8 @@ class _Trained:
 
 def _fit(prepared: _Prepared, settings: Settings, on_event: OnEvent) -> _Trained:
     """Heads, or heads and backbones, trained to their best on validation."""
+    from retrieval.training.finetune import TunedSpace, parse_unfreeze
+    from retrieval.training.known_base import known_base
     from retrieval.training.trainer import FeatureSource, TrainingData, train
 
     job = prepared.job
@@ -266,22 +280,15 @@ def _fit(prepared: _Prepared, settings: Settings, on_event: OnEvent) -> _Trained
     start_recall = _recall(space, features, data.validation, options)
     if start_recall is not None:
         on_event(Note(f"before training: validation recall {start_recall:.3f}"))
-    if not job.unfreeze:
-        result = train(
-            space,
-            FeatureSource(features),
-            data,
-            options,
-            prepared.run_folder,
-            on_event=on_event,
-            resume=job.resume,
-        )
-        return _Trained(space, {}, result, start_recall, options, trials)
-    with _unfrozen(prepared, space, options, settings) as (tuned, source):
-        result = train(
-            tuned, source, data, options, prepared.run_folder, on_event=on_event, resume=job.resume
-        )
-        heads, modules = tuned.result()
+    asked = parse_unfreeze(job.unfreeze)
+    with known_base(space, features, media=frozenset(asked)) as known, ExitStack() as stack:
+        learner: SharedSpace = space
+        source: Source = FeatureSource(known)
+        if asked:
+            learner, source = stack.enter_context(_unfrozen(prepared, space, asked, source, settings))
+        folder = prepared.run_folder
+        result = train(learner, source, data, options, folder, on_event=on_event, resume=job.resume)
+    heads, modules = learner.result() if isinstance(learner, TunedSpace) else (space, {})
     return _Trained(heads, modules, result, start_recall, options, trials)
 
 
@@ -341,14 +348,19 @@ def _tuned(
     prepared: _Prepared, data: TrainingData, on_event: OnEvent
 ) -> tuple[TrainOptions, Sequence[Mapping[str, Any]]]:
     """The best options of several trials on heads, judged by validation."""
+    from retrieval.training.known_base import known_base
     from retrieval.training.trainer import FeatureSource, train
     from retrieval.training.tune import Trial, tune
 
-    source = FeatureSource(prepared.collected.features)
+    features = prepared.collected.features
 
     def objective(options: TrainOptions, _number: int) -> float | None:
-        with TemporaryDirectory(prefix="triptych-trial-") as folder:
-            return train(_start(prepared, options), source, data, options, Path(folder)).best
+        space = _start(prepared, options)
+        with (
+            TemporaryDirectory(prefix="triptych-trial-") as folder,
+            known_base(space, features, media=frozenset()) as known,
+        ):
+            return train(space, FeatureSource(known), data, options, Path(folder)).best
 
     def tell(trial: Trial) -> None:
         found = trial.failure if trial.recall is None else f"validation recall {trial.recall:.3f}"
@@ -362,23 +374,25 @@ def _tuned(
 
 @contextmanager
 def _unfrozen(
-    prepared: _Prepared, space: SharedSpace, options: TrainOptions, settings: Settings
-) -> Iterator[tuple[Any, Any]]:
+    prepared: _Prepared,
+    space: SharedSpace,
+    asked: Mapping[Modality, Unfreeze],
+    frozen: Source,
+    settings: Settings,
+) -> Iterator[tuple[TunedSpace, MediaSource]]:
     """A space whose backbones learn, and the source of their media."""
     from retrieval.models.backbones import backbone_of
-    from retrieval.training.finetune import MediaSource, media_of, parse_unfreeze, tuned_space
+    from retrieval.training.finetune import MediaSource, media_of, tuned_space
     from retrieval.training.placement import placed
-    from retrieval.training.source import FeatureSource
 
-    asked = parse_unfreeze(prepared.job.unfreeze)
+    options = prepared.job.options
     towers = {m: prepared.base.bundle.spec.tower(m) for m in asked}
     backbones = {m: backbone_of(tower) for m, tower in towers.items() if tower is not None}
     tuned = tuned_space(space, {m: b.load() for m, b in backbones.items()}, asked, seed=options.seed)
-    media = media_of(prepared.rows, prepared.collected, list(asked))
     source = MediaSource(
-        media,
+        media_of(prepared.rows, prepared.collected, list(asked)),
         {m: b.preparer() for m, b in backbones.items()},
-        FeatureSource(prepared.collected.features),
+        frozen,
         workers=options.workers or settings.workers,
         pin=placed(options).device.type == "cuda",
     )

@@ -10,6 +10,7 @@ import hashlib
 import math
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -91,7 +92,7 @@ def assign_splits(
       below `test + validation` it validates, else it trains. A group's name is the least `group` of its rows,
       else the least id; `seed` other than 0 is put before it. So a row stays where it is when others come,
       unless they join its group.
-    - Where hashing leaves a split empty that was asked for, the group of train next to it by hash fills it. A
+    - Where hashing leaves a split empty that was asked for, the group next to it by hash fills it. A
       source with splits of its own but none for validation has that taken out of train; no test is made.
 
     `groups`, shape (rows,), are further ties (-1: none), such as `groups_from_features` gives. Raises
@@ -111,21 +112,12 @@ def assign_splits(
         else:
             held_out = Split.TEST if places[group] < test else Split.VALIDATION
             chosen[group] = held_out if places[group] < test + validation else Split.TRAIN
-    free = {
-        group
-        for group, mine in members.items()
-        if not {rows[row].split for row in mine} - {None, Split.TRAIN}
-    }
-    given = any(row.split for row in rows)
-    if test and not given:
-        _fill(Split.TEST, test, chosen, free, places)
-    if validation and (Split.TRAIN in chosen.values() or not given):
-        _fill(Split.VALIDATION, validation, chosen, free, places)
-    if not given:
-        _check_filled(
-            chosen, {Split.TRAIN: 1 - validation - test, Split.VALIDATION: validation, Split.TEST: test}
-        )
-    moved = {group for group in free if chosen[group] is Split.VALIDATION}
+    if any(row.split for row in rows):
+        moved = _taken_from_train(chosen, places, validation)
+        chosen |= dict.fromkeys(moved, Split.VALIDATION)
+    else:
+        moved = set()
+        _fill(chosen, places, validation=validation, test=test)
     splits: dict[Split, list[int]] = {split: [] for split in Split}
     for row, group in enumerate(numbers.tolist()):
         own_split = None if group in moved else rows[row].split
@@ -164,27 +156,35 @@ def _place(name: str, seed: int) -> float:
     return (int.from_bytes(digest[:8], "big") >> 11) / (1 << 53)  # 53 bits: never rounds up to 1
 
 
-def _fill(
-    split: Split, share: float, chosen: dict[int, Split], free: set[int], places: Mapping[int, float]
-) -> None:
-    """Give an empty split groups of train: those whose place is below the share, at least the first."""
-    if split in chosen.values():
-        return
-    train = sorted((place, group) for group, place in places.items() if chosen[group] is Split.TRAIN)
-    movable = [(place, group) for place, group in train if group in free]
-    wanted = max(1, sum(place < share for place, _ in movable))
-    for _, group in movable[: min(wanted, len(train) - 1)]:
-        chosen[group] = split
+def _taken_from_train(chosen: Mapping[int, Split], places: Mapping[int, float], share: float) -> set[int]:
+    """Groups of train for a source without validation: those placed below the share, at least the first."""
+    train = [group for group, split in chosen.items() if split is Split.TRAIN]
+    if not share or Split.VALIDATION in chosen.values():
+        return set()
+    movable = sorted(train, key=lambda group: (places[group], group))
+    wanted = max(1, sum(places[group] < share for group in movable))
+    return set(movable[: min(wanted, len(train) - 1)])
 
 
-def _check_filled(chosen: Mapping[int, Split], shares: Mapping[Split, float]) -> None:
-    for split, share in shares.items():
-        if share > 0 and split not in chosen.values():
+def _fill(chosen: dict[int, Split], places: Mapping[int, float], *, validation: float, test: float) -> None:
+    """Give each empty split that was asked for the nearest group by hash; TrainingError where groups lack."""
+    middles = {  # of each split's stretch of [0, 1)
+        Split.TRAIN: (1 + test + validation) / 2,
+        Split.VALIDATION: test + validation / 2 if validation else None,
+        Split.TEST: test / 2 if test else None,
+    }
+    for split, middle in middles.items():
+        if middle is None or split in chosen.values():
+            continue
+        count = Counter(chosen.values())
+        spare = [group for group, held in chosen.items() if count[held] > 1]
+        if not spare:
+            groups = f"{len(chosen)} group{'s' * (len(chosen) != 1)}"
             raise TrainingError(
-                f"the {split} split is empty: the rows make {len(chosen)} group{'s' * (len(chosen) != 1)}, "
-                "and one group's rows never straddle a split",
+                f"the {split} split is empty: the rows make {groups}, and a group is never cut",
                 hint="give more rows that differ, a share of 0 for a split without use, or a split column",
             )
+        chosen[min(spare, key=lambda group: (abs(places[group] - middle), group))] = split
 
 
 # Leaks

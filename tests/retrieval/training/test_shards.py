@@ -17,7 +17,7 @@ from indexer.errors import ManifestError
 from indexer.types import Modality
 from retrieval.training.manifest import read_pairs
 from retrieval.training.shards import expand, is_pattern
-from retrieval.training.types import PairSet, Row, Split
+from retrieval.training.types import PairSet, Split
 from tests.retrieval.training.sources import picture_bytes, put, put_tar, sound_bytes
 
 PICTURE, SOUND = picture_bytes(), sound_bytes()
@@ -243,8 +243,3 @@ def test_a_split_that_means_nothing_is_an_error(tmp_path: Path) -> None:
 def test_no_sample(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="has no samples"):
         read(put_tar(tmp_path / "x.tar", []), tmp_path)
-
-
-def test_rows_are_rows(tmp_path: Path) -> None:
-    rows = read(put_tar(tmp_path / "x.tar", GOOD), tmp_path).rows
-    assert all(isinstance(row, Row) and Path(row.image or "").is_absolute() for row in rows)
