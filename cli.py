@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from indexer.errors import ConfigError, TriptychError
+from indexer.errors import ConfigError, TrainingStopped, TriptychError
 from indexer.types import Modality
 from retrieval.config import Settings, load_settings
 
@@ -38,6 +38,9 @@ class App(typer.Typer):
                 stream.reconfigure(errors="backslashreplace")
         try:
             return super().__call__(*args, **kwargs)
+        except TrainingStopped as stop:
+            _explain(stop.message, stop.hint, kind="")
+            sys.exit(INTERRUPTED)
         except TriptychError as error:
             _explain(error.message, error.hint)
         except OSError as error:
@@ -45,18 +48,18 @@ class App(typer.Typer):
             _explain(f"{error.strerror or error}{name}", None)
         except SystemExit as end:
             if end.code == INTERRUPTED:
-                _say("stopped; an index keeps its last generation, and the same command goes on from there")
+                _say("stopped; what was finished is kept, and the same command goes on from there")
             raise
         sys.exit(2)
 
 
-def _explain(message: str, hint: str | None) -> None:
+def _explain(message: str, hint: str | None, *, kind: str = "error: ") -> None:
     """One line that says what is wrong, one that says what to do."""
     if os.environ.get("TRIPTYCH_DEBUG") == "1":
         raise
     from retrieval.render.escape import printable
 
-    _say(f"error: {printable(message)}" + (f"\n  {printable(hint)}" if hint else ""))
+    _say(f"{kind}{printable(message)}" + (f"\n  {printable(hint)}" if hint else ""))
 
 
 app = App(
@@ -173,12 +176,15 @@ def info(
     as_json: JsonFlag = False,
 ) -> None:
     """What an index covers: roots, counts by modality, space, parts, size, generations."""
-    from retrieval.render.report import failure_rows, info_json, info_lines
+    from retrieval.render.report import failure_lines, failures_json, info_json, info_lines
 
     chosen = _choose(index, load_settings())
     if failures:
-        rows = failure_rows(chosen)
-        _print_json(rows) if as_json else [print(f"{row['path']}: {row['error']}") for row in rows]
+        if as_json:
+            _print_json(failures_json(chosen))
+        else:
+            for line in failure_lines(chosen):
+                print(line)
     elif as_json:
         _print_json(info_json(chosen))
     else:
@@ -312,6 +318,8 @@ def train(
     )
     with TrainProgress(_console()) as on_event:
         report = train_model(job, settings=settings, on_event=on_event)
+    if report is None:  # another of several processes reports
+        return
     if as_json:
         _print_json(report_json(report))
     else:
@@ -324,7 +332,7 @@ def evaluate(
     source: Annotated[
         str, typer.Argument(help="What `train` reads, or an index (its own vectors are measured).")
     ],
-    split: Annotated[str, typer.Option(help="train, validation, test or all.")] = "test",
+    split: Annotated[str | None, typer.Option(help="train, validation, test (rows' default) or all.")] = None,
     model: ModelFlag = None,
     dim: DimFlag = None,
     compare: Annotated[str | None, typer.Option(help="Another model: paired differences are shown.")] = None,
@@ -436,3 +444,7 @@ def _print_json(value: object) -> None:
     import json
 
     print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+if __name__ == "__main__":  # as launchers of several processes start it: `-m cli`
+    app()

@@ -1,6 +1,7 @@
 """`make demo`: bring real media, index them, search them in four directions, show what comes back.
 
-With `--media DIR` it does the same with the user's own folder.
+With `--media DIR` it does the same with the user's own folder. Each command is shown as it is run, so that it
+does the same when it is copied into the same terminal.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -20,10 +22,26 @@ STAMPS = CACHE / "tuxpaint-stamps"
 TRIPTYCH = Path(sys.executable).parent / "triptych"
 
 
-def triptych(*arguments: str, show: str | None = None) -> int:
-    """Run the real command as a person would, and show how it was called."""
-    print(f"\n$ triptych {show or shlex.join(arguments)}", flush=True)
-    return subprocess.run([str(TRIPTYCH), *arguments], check=False, cwd=CACHE).returncode
+def program() -> str:
+    """What to type for this environment's `triptych`: its name where the shell finds it, else its path."""
+    found = shutil.which(TRIPTYCH.name)
+    return TRIPTYCH.name if found and Path(found).resolve() == TRIPTYCH.resolve() else from_here(TRIPTYCH)
+
+
+def from_here(path: Path) -> str:
+    """A path as it is shortest to type here: relative below this folder, else absolute; never a bare name."""
+    path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would follow the environment's links
+    if not path.is_relative_to(Path.cwd()):
+        return str(path)
+    below = path.relative_to(Path.cwd())
+    return str(below) if len(below.parts) > 1 else f"./{below}"
+
+
+def triptych(*arguments: str) -> int:
+    """Run the real command as a person would, and show how it is called."""
+    command = [program(), *arguments]
+    print(f"\n$ {shlex.join(command)}", flush=True)
+    return subprocess.run(command, check=False).returncode
 
 
 def stamps_demo(index: Path) -> int:
@@ -32,10 +50,8 @@ def stamps_demo(index: Path) -> int:
     if recipe.returncode:
         return recipe.returncode
     start = time.perf_counter()
-    named = ("--index", str(index))
-    if triptych(
-        "index", str(STAMPS / "manifest.parquet"), *named, show="index tuxpaint-stamps/manifest.parquet"
-    ):
+    named = ("--index", from_here(index))
+    if triptych("index", from_here(STAMPS / "manifest.parquet"), *named):
         return 2
     cow, siren = stamp("animals/mammals/bovines/cow"), stamp("vehicles/emergency/firetruck", "audio")
     for title, arguments in (
@@ -45,23 +61,24 @@ def stamps_demo(index: Path) -> int:
         ("a sound -> pictures and words", ("search", siren, "--in", "image,text")),
     ):
         print(f"\n--- {title}", end="")
-        if triptych(*arguments, "-k", "4", *named, show=shlex.join((*arguments, "-k", "4"))):
+        if triptych(*arguments, "-k", "4", *named):
             return 2
     print(
-        f"\nindexed and searched in {time.perf_counter() - start:.0f} s; now your own: triptych index ~/Media"
+        f"\nindexed and searched in {time.perf_counter() - start:.0f} s; now your own: "
+        f"{shlex.quote(program())} index ~/Media"
     )
     return 0
 
 
 def stamp(name: str, column: str = "image") -> str:
-    """A stamp's file, relative to where the searches run."""
+    """A stamp's file, as it is typed here."""
     import pyarrow.parquet as pq
 
     rows = pq.read_table(STAMPS / "manifest.parquet", columns=["id", column]).to_pylist()
     found = [row[column] for row in rows if row["id"] == name and row[column]]
     if not found:
         raise SystemExit(f"the stamps hold no {column} called {name}")
-    return os.path.relpath(STAMPS / found[0], CACHE)
+    return from_here(STAMPS / found[0])
 
 
 def folder_demo(media: Path, index: Path) -> int:
@@ -69,8 +86,8 @@ def folder_demo(media: Path, index: Path) -> int:
     if not media.is_dir():
         print(f"error: {media} is no folder\n  call it as make demo MEDIA=DIR", file=sys.stderr)
         return 2
-    named = ("--index", str(index))
-    if triptych("index", str(media), *named):
+    named = ("--index", from_here(index))
+    if triptych("index", from_here(media), *named):
         return 2
     triptych("info", *named)
     listing = subprocess.run(
@@ -81,8 +98,8 @@ def folder_demo(media: Path, index: Path) -> int:
     )
     hits = json.loads(listing.stdout)["hits"] if listing.returncode == 0 else []
     triptych("search", "a photograph", "-k", "5", *named)
-    for path in dict.fromkeys(hit["path"] for hit in hits):
-        triptych("search", f"file:{path}", "-k", "5", *named)
+    for path in dict.fromkeys(hit["path"] for hit in hits if "path_bytes" not in hit):
+        triptych("search", f"file:{from_here(Path(path))}", "-k", "5", *named)
     return 0
 
 

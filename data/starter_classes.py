@@ -36,15 +36,15 @@ def match_classes(
     vectors = np.stack([categories[name] for name in names])
     near = _unit(named - named.mean(axis=0)) @ _unit(vectors - vectors.mean(axis=0)).T
     suits = probabilities.T @ near / max(1, len(named))
-    score, taken = _align(suits)
+    score, taken = align(suits)
     random = np.random.default_rng(seed)
-    shuffled = [_align(suits[random.permutation(len(suits))])[0] for _ in range(draws)]
+    shuffled = [align(suits[random.permutation(len(suits))])[0] for _ in range(draws)]
     absent = tuple(name for place, name in enumerate(names) if place not in set(taken))
     return Match(absent, score, float(np.mean(shuffled)), float(np.std(shuffled)))
 
 
-def _align(suits: Array) -> tuple[float, list[int]]:
-    """The best increasing assignment of rows to columns: its sum, and the column of each row."""
+def align(suits: Array) -> tuple[float, list[int]]:
+    """The best increasing assignment of rows (r, c) to columns: its sum, and the column of each row."""
     rows, columns = suits.shape
     best = np.full((rows + 1, columns + 1), -np.inf)
     best[0] = 0.0

@@ -1,7 +1,7 @@
-"""What the starter's heads are fitted on and tested on: stamps with their split, drawings, named sounds.
+"""What the starter's heads are fitted on and tested on: stamps with their split, and drawings.
 
-Media files in, pairs of backbone features and text vectors out. How heads are fitted on them, and what is
-reported, stands in fit_starter_heads.py.
+Media files in, pairs of backbone features and text vectors out. How the image head is fitted on them, and
+what is reported, stands in starter_images.py; everything about sounds stands in starter_sounds.py.
 """
 
 from __future__ import annotations
@@ -13,18 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import debian_packages as debian
-import named_sounds
+import noto_emoji
 import numpy as np
+import numpy.typing as npt
 import openclipart
 import starter_features as features
 import tuxpaint_stamps
 from starter_features import Fit, ImagePreparer
 from starter_fit import Array, Bank, Pairs, Rows, unit
-from starter_names import CATEGORIES, IMAGE_PROMPTS, SOUND_CLASSES, SOUND_CLASSIFIER, image_class_names
+from starter_names import IMAGE_PROMPTS, image_class_names
 
 FIT = Fit.LETTERBOX  # the best of compare_fits; the image tower's preparer must say the same
 TWIN = 0.85  # cosine of backbone features from which two pictures count as the same drawing
+SAME_CAPTION = (
+    0.8  # cosine from which two captions count as nearly the same: "A tent." and "A medieval tent."
+)
 KEYWORDS = 4  # of a drawing's keywords, how many join its caption
+ICONS = ("computer/icons/",)  # icons of desktop themes: named after commands and programs, not what they show
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,82 +81,55 @@ def picture_pairs(stamps: Stamps, rows: Rows, *, fit: Fit = FIT, mirrored: bool 
 def clipart_pairs(known: Array) -> tuple[Pairs, int]:
     """Open Clip Art's drawings, without those that look like any of `known` (n, 1280); and how many."""
     manifest = openclipart.build(debian.CACHE / "openclipart")
-    rows = read_rows(manifest)
-    table = features.pictures(
-        [manifest.parent / row["image"] for row in rows], preparer=ImagePreparer(fit=FIT)
-    )
+    rows = [row for row in read_rows(manifest) if not row["id"].startswith(ICONS)]
     plain = [row["text"] for row in rows]
     keyed = [", ".join([row["text"], *row["keywords"][:KEYWORDS]]) for row in rows]
     bare = [" ".join(row["keywords"][:KEYWORDS]) or row["text"] for row in rows]
     targets = unit(features.texts(plain) + features.texts(keyed) + features.texts(bare))
+    return _drawings([manifest.parent / row["image"] for row in rows], targets, known)
+
+
+def emoji_pairs(known: Array) -> tuple[Pairs, int]:
+    """Noto's emoji with their Unicode names, without those that look like any of `known`; and how many."""
+    manifest = noto_emoji.build(debian.CACHE / "noto-emoji")
+    rows = read_rows(manifest)
+    targets = features.texts([row["text"] for row in rows])
+    return _drawings([manifest.parent / row["image"] for row in rows], targets, known)
+
+
+def _drawings(paths: list[Path], targets: Array, known: Array) -> tuple[Pairs, int]:
+    table = features.pictures(paths, preparer=ImagePreparer(fit=FIT))
     alike = (unit(table["features"]) @ unit(known).T).max(axis=1) >= TWIN
     kept = np.flatnonzero(table["ok"] & ~alike)
-    pairs = Pairs(table["features"], table["logits"], targets, np.zeros(len(rows), bool))
+    pairs = Pairs(table["features"], table["logits"], targets, np.zeros(len(paths), bool))
     return pairs.take(kept), int(alike.sum())
 
 
-def image_bank(stamps: Stamps, clipart: Pairs) -> Bank:
+def image_bank(stamps: Stamps, drawings: Pairs) -> Bank:
+    """ImageNet's class names among the texts of the training half and of drawings."""
     names = image_class_names()
     classes = unit(
         np.sum([features.texts([form.format(name) for name in names]) for form in IMAGE_PROMPTS], axis=0)
     )
-    return Bank.of(classes, np.concatenate([stamps.captions[stamps.train], clipart.targets]))
+    return Bank.of(classes, np.concatenate([stamps.captions[stamps.train], drawings.targets]))
 
 
-@dataclass(frozen=True, slots=True)
-class Sounds:
-    """Sounds with their names: the stamps' effects of one half, or named sounds of other packages."""
-
-    pairs: Pairs
-    names: list[str]
+def near(first: Pairs, second: Pairs) -> npt.NDArray[np.bool_]:
+    """Which of `first` (n,) nearly repeat one of `second`: by how the picture looks, or by its caption."""
+    looks = unit(first.features) @ unit(second.features).T >= TWIN
+    return np.asarray((looks | (first.targets @ second.targets.T >= SAME_CAPTION)).any(axis=1))
 
 
-def effects(stamps: Stamps, rows: Rows) -> tuple[Sounds, Rows]:
-    """The sound effects among these stamps, with the stamps' captions; and which rows have one."""
-    having = np.array([row for row in rows if stamps.rows[row]["audio"]], dtype=np.intp)
-    table = features.sounds(stamps.paths("audio", having))
-    require(bool(table["ok"].all()), "a stamp's sound could not be read")
-    names = [stamps.rows[row]["text"] for row in having]
-    return _sounds(table["features"], names, home=True), having
-
-
-def sounds_elsewhere() -> Sounds:
-    """Named sounds of other packages."""
-    manifest = named_sounds.build(debian.CACHE / "named-sounds")
-    rows = read_rows(manifest)
-    table = features.sounds([manifest.parent / row["audio"] for row in rows])
-    kept = np.flatnonzero(table["ok"])
-    return _sounds(table["features"][kept], [rows[row]["text"] for row in kept], home=False)
-
-
-def sound_logits(table: Array, classifier: str = SOUND_CLASSIFIER) -> Array:
-    """Logits of one of the sound network's classifiers on its features (n, 512)."""
-    import torch
-
-    from retrieval.models.starter.backbones import load_aisfx
-
-    network = load_aisfx(with_classifiers=True)
-    with torch.inference_mode():
-        return np.asarray(network.classifiers[classifier](torch.from_numpy(table)).numpy())
-
-
-def category_vectors() -> dict[str, Array]:
-    """A text vector of each sound category: its phrases' mean."""
-    phrases = [phrase for every in CATEGORIES.values() for phrase in every]
-    vectors = dict(zip(phrases, features.texts(phrases), strict=True))
-    return {name: unit(np.mean([vectors[p] for p in every], axis=0)) for name, every in CATEGORIES.items()}
-
-
-def sound_bank(images: Bank) -> Bank:
-    """The sound classes, in the text space as it was measured for pictures: both heads even it out alike."""
-    vectors = category_vectors()
-    classes = np.stack([vectors[name] for name in SOUND_CLASSES])
-    return Bank(classes, images.mean, images.axes, images.spread)
-
-
-def _sounds(table: Array, names: list[str], *, home: bool) -> Sounds:
-    pairs = Pairs(table, sound_logits(table), features.texts(names), np.full(len(names), home))
-    return Sounds(pairs, names)
+def near_groups(pairs: Pairs) -> npt.NDArray[np.intp]:
+    """A group number for each pair, (n,): those that nearly repeat each other share it."""
+    close = unit(pairs.features) @ unit(pairs.features).T >= TWIN
+    close |= pairs.targets @ pairs.targets.T >= SAME_CAPTION
+    group = np.arange(len(close))
+    while True:  # the least number spreads along chains of such pairs
+        least = np.where(close, group[None, :], len(close)).min(axis=1)
+        if (least == group).all():
+            return group
+        group = least
 
 
 def require(condition: bool, message: str) -> None:

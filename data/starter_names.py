@@ -1,10 +1,11 @@
 """What the classes of the starter's two classifiers are called, in words that a person would search with.
 
-ImageNet's names come from open_clip. The sound network's authors published no names for its 79 outputs
-trained on the Soundly library; SOUND_CLASSES is what starter_classes.py finds again on
-sounds whose names are known: the categories of the Universal Category System in alphabetical order, without
-three of its 82. The phrases beside each category describe it in general, much as the system's own
-subcategories do; no sound's name had a part in them.
+ImageNet's names come from open_clip. The sound network's authors published no names for the outputs of its
+classifiers; SOUND_CLASSIFIERS is what starter_classes.py finds again on sounds whose names are known: the 79
+outputs trained on the Soundly library are the categories of the Universal Category System in alphabetical
+order without three of its 82, and 78 of another classifier are the same without four. The phrases beside
+each category describe it in general, much as the system's own subcategories do; no sound's name had a part
+in them.
 """
 
 from __future__ import annotations
@@ -115,9 +116,12 @@ CATEGORIES: dict[str, tuple[str, ...]] = {
     "WINGS": ("wings", "bird wings", "insect wings", "flapping"),
     "WOOD": ("wood", "wood break", "wood friction", "wood impact"),
 }
-SOUND_CLASSIFIER = "soundlyTrain"  # of the sound network's nine, the one that SOUND_CLASSES names
+# Of the sound network's nine classifiers, those whose outputs are these categories in this order, each with
+# the categories that it lacks. `prosfx` is aligned by how its outputs go with the other's on the same sounds.
+SOUND_CLASSIFIER = "soundlyTrain"
 ABSENT = ("ARCHIVED", "GAMES", "GEOTHERMAL")
-SOUND_CLASSES = tuple(name for name in CATEGORIES if name not in ABSENT)
+SOUND_CLASSIFIERS = {SOUND_CLASSIFIER: ABSENT, "prosfx": ("ARCHIVED", "CERAMICS", "LIQUID & MUD", "WINDOWS")}
+SOUND_CLASSES = tuple(name for name in CATEGORIES if name != "ARCHIVED")  # what one of them knows
 
 
 def image_class_names() -> list[str]:

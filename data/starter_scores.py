@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,3 +38,36 @@ def mean_recall(queries: Array, gallery: Array, labels: Sequence[str]) -> float:
     """The mean of R@1, R@5 and R@10 in both directions: what choices are made by. In [0, 1]."""
     both = (ranks(queries, gallery, labels, labels), ranks(gallery, queries, labels, labels))
     return float(np.mean([(found <= cut).mean() for found in both for cut in CUTS]))
+
+
+def both_ways(
+    first: Array, second: Array, labels: list[str], one: str, other: str, *, only: Any = None, seed: int = 0
+) -> dict[str, Any]:
+    """Recall in both directions; `only` says which rows are queries, the gallery is all of them."""
+    asked = np.flatnonzero(only) if only is not None else np.arange(len(first))
+    asking = [labels[row] for row in asked]
+    return {
+        "queries": len(asked),
+        "gallery": len(first),
+        f"{one} to {other}": recall_table(ranks(first[asked], second, asking, labels), seed=seed),
+        f"{other} to {one}": recall_table(ranks(second[asked], first, asking, labels), seed=seed),
+    }
+
+
+def gains(
+    vectors: Array, others: Array, texts: Array, labels: Sequence[str], *, seed: int = 0, draws: int = 2000
+) -> dict[str, list[float]]:
+    """How much more often a right answer is among the first ten: [difference, low, high] a direction.
+
+    The same queries are drawn for both, so that what makes one easy for both cancels out.
+    """
+    picks = np.random.default_rng(seed).integers(0, len(labels), size=(draws, len(labels)))
+    table = {}
+    for title, (first, second) in {
+        "image to text R@10": (ranks(vectors, texts, labels, labels), ranks(others, texts, labels, labels)),
+        "text to image R@10": (ranks(texts, vectors, labels, labels), ranks(texts, others, labels, labels)),
+    }.items():
+        apart = (first <= 10).astype(np.float64) - (second <= 10)
+        low, high = np.quantile(apart[picks].mean(axis=1), [0.025, 0.975])
+        table[title] = [round(float(value), 4) for value in (apart.mean(), low, high)]
+    return table

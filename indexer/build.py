@@ -151,19 +151,21 @@ class _Update:
         for found in scans:
             for path, reason in found.problems:
                 self._fail(path, reason)
-            if found.empty and found.root_id in known and not self.options.prune:
+            if found.empty and found.kind == "folder" and found.root_id in known and not self.options.prune:
                 self._fail(found.path, EMPTY_ROOT)
             if found.root_id not in base.roots:
                 self.publisher.add_root(Root(found.root_id, found.path, found.kind))
-            diffs.append(
-                compare(
-                    found,
-                    known.get(found.root_id, ()),
-                    modalities=self.encoders.keys(),
-                    retry_failed=self.options.retry_failed,
-                    prune=self.options.prune,
-                )
+            diff = compare(
+                found,
+                known.get(found.root_id, ()),
+                modalities=self.encoders.keys(),
+                retry_failed=self.options.retry_failed,
+                prune=self.options.prune,
             )
+            for item in diff.unknown if found.away else ():
+                if item.path in found.away:
+                    self._fail(*found.away[item.path])
+            diffs.append(diff)
         return diffs
 
     def _announce(self, diffs: Sequence[RootDiff], pending: Sequence[Pending], gone: Sequence[Item]) -> None:

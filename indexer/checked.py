@@ -56,6 +56,13 @@ class Verified:
     def knows(self, name: str, expected: StoredFile, status: os.stat_result) -> bool:
         return self._known.get(name) == _fingerprint(expected, status)
 
+    def doubts(self, name: str, expected: StoredFile, status: os.stat_result) -> bool:
+        """Whether a file that was found whole has been written or replaced since, which nothing here does."""
+        known = self._known.get(name)
+        return (
+            known is not None and known[:1] == [expected.sha256] and known != _fingerprint(expected, status)
+        )
+
     def remember(self, name: str, expected: StoredFile, status: os.stat_result) -> None:
         if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > SETTLED_NS:
             self._known[name] = _fingerprint(expected, status)
@@ -117,6 +124,16 @@ class CheckedFile:
                 if self._verified is not None:
                     self._verified.remember(self.name, self.expected, status)
             self._whole = True
+
+    def glance(self) -> None:
+        """`check`, but only where the file is not as it was when it was found whole; raises IndexCorrupt."""
+        status = os.fstat(self._handle.fileno())
+        if self._verified is not None and self._verified.doubts(self.name, self.expected, status):
+            self.check()
+
+    def peek(self, start: int, size: int) -> bytes:
+        """Some bytes, unchecked; a negative start counts from the end."""
+        return os.pread(self._handle.fileno(), size, start if start >= 0 else self.expected.size + start)
 
     def _digest(self) -> str:
         """SHA-256, by reading and not by mapping: pages of a map would count as this process's memory."""

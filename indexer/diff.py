@@ -43,6 +43,7 @@ class Pending:
     base: str  # the folder that member paths are relative to
     found: FoundItem
     known: Item | None
+    root: str = ""  # the root's path
 
     @property
     def id(self) -> str:
@@ -88,8 +89,9 @@ def compare(
 
     `modalities` are those that can be encoded; media of others are left as the index has them, and are not
     new items. An item that failed is looked at again when it changed, when its content could not even be
-    read, or with `retry_failed`. A root that is not there, or a folder with nothing in it that had items
-    (as an unmounted volume looks), makes its items unknown; `prune` takes the empty folder at its word.
+    read, or with `retry_failed`. A root that is not there, or one with nothing in it that had items (as an
+    unmounted volume looks), makes its items unknown; `prune` takes the empty root at its word. So is a
+    manifest's row whose file was read once and is not there now.
     """
     diff = RootDiff(scan)
     if scan.missing or (scan.empty and not prune):
@@ -104,7 +106,9 @@ def compare(
             and not (retry_failed and any(member.error for member in item.members))
         ):
             diff.kept.append(item)
-        elif item is not None and scan.unknown and _is_unknown(item, scan.unknown):
+        elif item is not None and (
+            (scan.unknown and _is_unknown(item, scan.unknown)) or (scan.away and _would_lose(found, item))
+        ):
             diff.unknown.append(item)
         else:
             _look_into(diff, found, item, modalities)
@@ -131,7 +135,7 @@ def _look_into(diff: RootDiff, found: FoundItem, item: Item | None, modalities: 
         if item is not None and _is_same(found, item):
             diff.kept.append(item)
             return
-    diff.pending.append(Pending(diff.scan.root_id, diff.scan.base, found, item))
+    diff.pending.append(Pending(diff.scan.root_id, diff.scan.base, found, item, diff.scan.path))
 
 
 def _is_same(found: FoundItem, item: Item) -> bool:
@@ -151,11 +155,19 @@ def _same_member(member: FoundMember, old: Member) -> bool:
 
 
 def _same_file(member: FoundMember, old: Member) -> bool:
+    if member.error is not None:  # it was not there the last time either
+        return old.content_hash is None and old.error == member.error
     if old.content_hash is None:  # it could not be read, or changed while it was
         return False
     if member.content_hash is not None:  # inline text
         return member.content_hash == old.content_hash
     return member.mtime_ns == old.mtime_ns and member.size == old.size
+
+
+def _would_lose(found: FoundItem, item: Item) -> bool:
+    """Whether a file that is not there now is one whose content the index has: its volume may be away."""
+    there = {old.modality for old in item.members if old.path is not None and old.content_hash is not None}
+    return any(member.error is not None and member.modality in there for member in found.members)
 
 
 def _is_unknown(item: Item, unknown: Collection[str]) -> bool:

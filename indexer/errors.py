@@ -5,6 +5,7 @@ TriptychError
 │   └── MediaTooLarge     refused before anything large was allocated
 ├── WorkerError           decode workers that cannot start
 ├── ManifestError         a manifest that cannot be read, or without a usable column
+│   └── NotATable         the file as a whole is not what its name says: no row is to blame
 ├── StoreError            an index on disk
 │   ├── IndexNotFound     nothing there, or nothing registered
 │   ├── IndexCorrupt      a checksum, a header or a count is wrong
@@ -50,6 +51,10 @@ class WorkerError(TriptychError):
 
 class ManifestError(TriptychError):
     """A manifest that cannot be read, or that has no usable column."""
+
+
+class NotATable(ManifestError):
+    """The file as a whole is not what its name says, or cannot be opened. The message leaves out the path."""
 
 
 class StoreError(TriptychError):

@@ -35,17 +35,17 @@ class StoredFile:
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """Where items come from: a folder, or a manifest's file."""
+    """Where items come from: a folder, a manifest's file, or a single media file."""
 
     id: str
     path: str  # absolute; undecodable bytes as os.fsdecode leaves them
-    kind: str  # "folder" or "manifest"
+    kind: str  # "folder", "manifest" or "file"
     options: Mapping[str, Any] = field(default_factory=dict)  # JSON values
 
     @property
     def base(self) -> str:
         """The folder that member paths are relative to."""
-        return os.path.dirname(self.path) if self.kind == "manifest" else self.path  # noqa: PTH120
+        return self.path if self.kind == "folder" else os.path.dirname(self.path)  # noqa: PTH120
 
 
 @dataclass(frozen=True, slots=True)

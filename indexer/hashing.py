@@ -82,9 +82,11 @@ def hash_item(pending: Pending, *, trust: bool = True) -> HashedItem:
     errors: list[str | None] = []
     for found in pending.found.members:
         reading: Reading | None = None
-        error: str | None = None
+        error = found.error
         known = pending.trusted_hash(found) if trust or found.path is None else None
-        if known is not None and found.path is not None:
+        if error is not None:
+            known = None
+        elif known is not None and found.path is not None:
             reading = Reading(known, found.size, found.mtime_ns, dirty=False)
         elif known is None:
             try:

@@ -147,5 +147,5 @@ def _complete(slot: _Slot) -> Completed:
 
 def _where(pending: Pending, member: Member) -> str:
     if member.path is None:
-        return pending.found.path
+        return f"{pending.root}, row {pending.found.path!r}"
     return os.path.join(pending.base, member.path)  # noqa: PTH118

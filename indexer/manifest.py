@@ -13,9 +13,11 @@ Nothing is decoded here; files are only looked at (size and time). The rules, al
   writes them, times in ISO 8601, bytes in base64, lists and structs as compact JSON with sorted keys, nulls
   left out. A column named like a field of a search result (RESERVED) is kept as `manifest.<name>`; two
   columns that end up with one name are an error.
-- A row whose file is not there is a problem of that row; what the index knows of the row is kept, as for a
-  folder that is not mounted. A table that cannot be parsed to its end is an error as a whole: half a
-  manifest would delete the other half's items.
+- A file that is not there is a member with an error; the row's other members count. Where the index has
+  that file's content already, the row stays as the index knows it, as for a folder that is not mounted.
+- A table without rows is said to be empty, and what the index knows of it is kept, as for an empty folder.
+- A table that cannot be parsed to its end is an error as a whole: half a manifest would delete the other
+  half's items.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from indexer.errors import ManifestError
+from indexer.errors import ManifestError, NotATable
 from indexer.fsio import hash_bytes
 from indexer.scan import FoundItem, FoundMember, Scan, root_id_of
 from indexer.types import Modality, Source
@@ -39,7 +41,11 @@ MEDIA_COLUMNS = ("image", "audio", "text")
 RESERVED = frozenset(
     {"rank", "score", "item", "path", "root", "modality", "source", "start", "end", "segment", "error"}
 )
+ONE_A_LINE = "each line is one JSON object"
+EMPTY = "nothing to index, and what the index knows of it is kept without --prune"
 _LONGEST_FIELD = 1 << 24  # characters of one .csv field
+_PARQUET = b"PAR1"  # the first and the last four bytes of a Parquet file
+_LOOK = 4096  # bytes from the beginning that tell a text from something else
 
 Row = Mapping[str, Any]
 
@@ -51,8 +57,9 @@ class _BadRow(Exception):
 def read_manifest(path: Path) -> Scan:
     """A manifest's rows as items, sorted by key.
 
-    A manifest that is not there gives a Scan with `missing` set. Raises ManifestError, with the row's number
-    counted from 1 without the header, for a table that cannot be read.
+    A manifest that is not there gives a Scan with `missing` set, one without rows a Scan with `empty` set.
+    Raises ManifestError for a table that cannot be read: with the row's number, counted from 1 without the
+    header, where a row is to blame.
     """
     real = os.path.realpath(path)
     root_id, base = root_id_of(real), str(Path(real).parent)
@@ -75,8 +82,9 @@ def read_manifest(path: Path) -> Scan:
         base,
         items=sorted(reader.items.values(), key=lambda item: item.path),
         kind="manifest",
-        unknown=frozenset(reader.unknown),
         problems=tuple(reader.problems),
+        empty=reader.rows == 0,
+        away=reader.away,
     )
 
 
@@ -87,11 +95,11 @@ class _Reader:
         self.path = path
         self.base = base
         self.items: dict[str, FoundItem] = {}
-        self.unknown: set[str] = set()  # keys of rows whose files are not there
+        self.away: dict[str, tuple[str, str]] = {}  # by key: a row whose files are not there, and why
         self.problems: list[tuple[str, str]] = []
+        self.rows = 0
 
     def read(self) -> None:
-        number = 0
         names: dict[str, str] = {}
         rows = table_rows(self.path)
         while True:
@@ -101,20 +109,27 @@ class _Reader:
                     break
                 for column in row.keys() - names.keys():
                     _add_name(column, names)
+            except NotATable as error:
+                raise ManifestError(f"{self.path}: {error.message}", hint=error.hint) from error
             except ManifestError as error:
-                where = f"{self.path}, row {number + 1}"
+                where = f"{self.path}, row {self.rows + 1}"
                 raise ManifestError(f"{where}: {error.message}", hint=error.hint) from error
-            number += 1
+            self.rows += 1
             try:
                 self._add(row, names)
             except _BadRow as error:
-                self.problems.append((f"{self.path}, row {number}", str(error)))
-        if number and not names.keys() & set(MEDIA_COLUMNS):
+                self.problems.append((self._where(), str(error)))
+        if not self.rows:
+            self.problems.append((self.path, f"{_nothing_in(self.path)}: {EMPTY}"))
+        elif not names.keys() & set(MEDIA_COLUMNS):
             columns = ", ".join(sorted(names)) or "none"
             raise ManifestError(
                 f"{self.path} has no column image, text or audio; its columns are: {columns}",
                 hint="rename the columns that hold the paths or the texts",
             )
+
+    def _where(self) -> str:
+        return f"{self.path}, row {self.rows}"
 
     def _add(self, row: Row, names: Mapping[str, str]) -> None:
         image, audio = _path_of(row, "image"), _path_of(row, "audio")
@@ -123,11 +138,10 @@ class _Reader:
             raise _BadRow("image, text and audio are all empty")
         key = self._key(row, (image, audio, text))
         files = [(Modality.IMAGE, image), (Modality.AUDIO, audio)]
-        try:
-            members = [self._file(modality, name) for modality, name in files if name is not None]
-        except _BadRow:
-            self.unknown.add(key)
-            raise
+        members = [self._file(modality, name) for modality, name in files if name is not None]
+        lacks = [f"{one.modality} {one.path!r}: {one.error}" for one in members if one.error is not None]
+        if lacks:
+            self.away[key] = (self._where(), f"{'; '.join(lacks)}: what the index knows of the row is kept")
         if text is not None:
             source = Source.CAPTION if members else Source.FILE
             data = text.encode()
@@ -141,13 +155,13 @@ class _Reader:
             if isinstance(given, bool) or not isinstance(given, str | int):
                 raise _BadRow(f"id is {given!r}, not a text or an integer")
             key = well_formed(str(given))
-            if key in self.items or key in self.unknown:
+            if key in self.items:
                 raise _BadRow(f"the id {key!r} belongs to an earlier row")
             return key
         data = json.dumps(content).encode()
         key = plain = hash_bytes(data).hex()
         copies = 1
-        while key in self.items or key in self.unknown:
+        while key in self.items:
             copies += 1
             key = f"{plain}-{copies}"
         return key
@@ -157,9 +171,9 @@ class _Reader:
             status = os.stat(os.path.join(self.base, name))  # noqa: PTH116, PTH118 - names stay bytes-exact
         except (OSError, ValueError) as error:  # ValueError: a zero byte
             reason = (getattr(error, "strerror", None) or str(error)).lower()
-            raise _BadRow(f"{modality} {name!r}: {reason}") from None
+            return FoundMember(name, modality, Source.FILE, 0, 0, error=reason)
         if not stat.S_ISREG(status.st_mode):
-            raise _BadRow(f"{modality} {name!r}: not a file")
+            return FoundMember(name, modality, Source.FILE, 0, 0, error="not a file")
         return FoundMember(name, modality, Source.FILE, status.st_size, status.st_mtime_ns)
 
 
@@ -226,18 +240,41 @@ def as_text(value: Any) -> str:
 
 
 def table_rows(path: str) -> Iterator[Row]:
-    """A table's rows in order, by column name, unchecked. ManifestError for one that cannot be parsed."""
+    """A table's rows in order, by column name, unchecked.
+
+    NotATable for a file that is no such table as a whole, ManifestError where the next row cannot be parsed.
+    """
     suffix = Path(path).suffix.lower()
     readers = {".parquet": _parquet_rows, ".csv": _csv_rows, ".jsonl": _jsonl_rows}
     if suffix not in readers:
-        raise ManifestError(f"{path} is no manifest", hint="its name must end in .parquet, .csv or .jsonl")
+        raise NotATable("no manifest by its name", hint="it must end in .parquet, .csv or .jsonl")
     try:
         yield from readers[suffix](path)
     except OSError as error:
-        raise ManifestError(f"cannot be read: {(error.strerror or str(error)).lower()}") from error
+        raise NotATable(f"cannot be read: {(error.strerror or str(error)).lower()}") from error
+
+
+def _nothing_in(path: str) -> str:
+    """Why a table that can be read gives no row."""
+    if not Path(path).stat().st_size:
+        return "the file is empty, 0 bytes"
+    return "a header and no rows" if path.lower().endswith(".csv") else "no rows"
+
+
+def _require_text(path: str, kind: str) -> None:
+    """NotATable for a file that holds no text, with what it is instead."""
+    with open(path, "rb") as file:
+        head = file.read(_LOOK)
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise NotATable(f"UTF-16, where {kind} in UTF-8 was expected", hint="save it as UTF-8")
+    if head.startswith(_PARQUET):
+        raise NotATable(f"a Parquet file, not {kind}", hint="rename it to .parquet")
+    if b"\0" in head:
+        raise NotATable(f"a binary file, not {kind}: it has zero bytes", hint=f"name a file that is {kind}")
 
 
 def _csv_rows(path: str) -> Iterator[Row]:
+    _require_text(path, "CSV")
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_FIELD))
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.reader(file, strict=True)
@@ -246,7 +283,7 @@ def _csv_rows(path: str) -> Iterator[Row]:
             if header is None:
                 return
             if len(set(header)) < len(header):
-                raise ManifestError(f"the header names a column twice: {', '.join(header)}")
+                raise NotATable(f"the header names a column twice: {', '.join(header)}")
             for fields in reader:
                 if not fields:
                     continue  # an empty line
@@ -258,6 +295,7 @@ def _csv_rows(path: str) -> Iterator[Row]:
 
 
 def _jsonl_rows(path: str) -> Iterator[Row]:
+    _require_text(path, "JSON lines")
     with open(path, "rb") as file:
         for line in file:
             if not line.strip():
@@ -265,13 +303,34 @@ def _jsonl_rows(path: str) -> Iterator[Row]:
             try:
                 row = json.loads(line.decode("utf-8-sig", "surrogateescape"))
             except (ValueError, RecursionError) as error:
-                raise ManifestError(f"not JSON: {error}") from error
+                raise ManifestError(f"not JSON: {error}", hint=ONE_A_LINE) from error
             if not isinstance(row, dict):
-                raise ManifestError(f"a JSON object was expected, {type(row).__name__} came")
+                raise ManifestError(f"a JSON object was expected, {type(row).__name__} came", hint=ONE_A_LINE)
             yield row
 
 
+def _require_parquet(path: str) -> None:
+    """NotATable, with what is wrong, for a file without the two marks of a Parquet file."""
+    with open(path, "rb") as file:
+        head = file.read(len(_PARQUET))
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - len(_PARQUET)))
+        tail = file.read()
+    if not size:
+        raise NotATable("not Parquet: the file is empty, 0 bytes", hint="write the table again")
+    if head != _PARQUET:
+        raise NotATable(
+            f"not Parquet: it begins with {head!r}, a Parquet file with {_PARQUET!r}",
+            hint="if it is CSV or JSON lines, rename it to .csv or .jsonl",
+        )
+    if tail != _PARQUET or size < 3 * len(_PARQUET):
+        raise NotATable(
+            f"a Parquet file that is cut off: it has {size} bytes and no end", hint="copy or write it again"
+        )
+
+
 def _parquet_rows(path: str) -> Iterator[Row]:
+    _require_parquet(path)
     import pyarrow
     import pyarrow.parquet
 
@@ -279,9 +338,9 @@ def _parquet_rows(path: str) -> Iterator[Row]:
         with pyarrow.parquet.ParquetFile(path) as table:
             names = table.schema_arrow.names
             if len(set(names)) < len(names):
-                raise ManifestError(f"two columns have one name: {', '.join(names)}")
+                raise NotATable(f"two columns have one name: {', '.join(names)}")
             wanted = [name for name in names if not name.startswith("__index_level_")]  # pandas' own
             for batch in table.iter_batches(columns=wanted, batch_size=4096):
                 yield from batch.to_pylist()
-    except pyarrow.ArrowException as error:
-        raise ManifestError(f"not a Parquet file that can be read: {error}") from error
+    except (pyarrow.ArrowException, OSError) as error:  # OSError: a damaged page
+        raise NotATable(f"a Parquet file that is damaged: {error}", hint="write the table again") from error

@@ -124,6 +124,11 @@ def _flush(writer: pq.ParquetWriter, waiting: list[pa.Table], *, whole: bool) ->
     return [table.slice(ready)] if ready < len(table) else []
 
 
+def _require(file: CheckedFile, sound: bool, otherwise: str) -> None:
+    if not sound:
+        raise IndexCorrupt(f"{file.name} {otherwise}", hint=VERIFY_HINT)
+
+
 class PartReader:
     """One part, its files held open; each is checked before it is first read."""
 
@@ -155,6 +160,27 @@ class PartReader:
         self._structures.clear()
         for file in self._files.values():
             file.close()
+
+    def glance(self) -> None:
+        """Compare what costs next to nothing: marks of formats, the first and the last vector of each file.
+
+        Finds files that were cut, swapped, zeroed, or written to since a search found them whole, and raises
+        IndexCorrupt. What it lets pass need not be whole: `triptych verify` reads everything.
+        """
+        for file in self._files.values():
+            file.glance()
+        table = self._files[SEGMENTS]
+        _require(table, table.peek(0, 4) == table.peek(-4, 4) == b"PAR1", "is no Parquet file any more")
+        for modality in self.part.counts:
+            structure = self._files[structure_name(self.part.space_id, modality)]
+            _require(structure, structure.peek(0, 4) in vectors.HEADERS, "is no FAISS file any more")
+            stored = self._files[vector_name(self.part.space_id, modality)]
+            row = self.dim * vectors.HALF.itemsize
+            _require(stored, stored.expected.size == self.part.counts[modality] * row, "has a wrong size")
+            ends = vectors.as_rows(stored.peek(0, row) + stored.peek(-row, row), self.dim)
+            _require(
+                stored, vectors.are_units(ends.astype(np.float32)), "holds no vectors of length 1 any more"
+            )
 
     def vectors(self, modality: Modality) -> HalfArray:
         """All vectors of a modality, shape (count, dim), mapped; row i is segment offset(modality) + i."""

@@ -35,11 +35,13 @@ class Base:
 
     @classmethod
     def read(cls, index_dir: Path) -> Base:
+        """What the index holds now. Raises IndexCorrupt for damage that shows at a glance."""
         try:
             snapshot = Snapshot.open(index_dir)
         except IndexNotFound:
             return cls()
         with snapshot:
+            snapshot.glance()
             items = {item.id: item for item in snapshot.item_list()}
             return cls(snapshot.generation, items, snapshot.roots)
 

@@ -62,6 +62,14 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True)
+class Warned:
+    """Something that went wrong beside the index, which is as it should be."""
+
+    message: str
+    hint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Committed:
     """A generation was committed; a run that is killed from here on loses nothing before it."""
 
@@ -69,7 +77,7 @@ class Committed:
     segments: int  # newly in it
 
 
-Event = Planned | Progress | FileFailed | Skipped | Committed
+Event = Planned | Progress | FileFailed | Skipped | Warned | Committed
 OnEvent = Callable[[Event], None]
 
 
@@ -88,6 +96,7 @@ class UpdateReport:
     generation: int  # current when the update ended
     committed: bool  # whether this update made it
     seconds: Mapping[str, float]  # by stage: scan, hash, decode, encode, write, commit
+    warnings: tuple[Warned, ...] = ()
 
     @property
     def added(self) -> int:

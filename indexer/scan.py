@@ -50,6 +50,7 @@ class FoundMember(NamedTuple):
     mtime_ns: int
     text: str | None = None  # inline text only
     content_hash: bytes | None = None  # known before reading for inline text only
+    error: str | None = None  # why there is nothing to read, of a file that a manifest names
 
 
 class FoundItem(NamedTuple):
@@ -73,7 +74,9 @@ class Scan:
     unknown: frozenset[str] = frozenset()  # folders and files that could not be looked at; "" is the root
     problems: tuple[tuple[str, str], ...] = ()  # path or row, and why
     skipped: int = 0  # files of no known kind, pipes, devices, sockets
-    empty: bool = False  # nothing at all lies in the root folder: perhaps its volume is not mounted
+    empty: bool = False  # nothing at all lies in the folder, or no row in the manifest
+    # of a manifest's rows whose files are not all there, by key: which row it is, and what it lacks
+    away: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 def root_id_of(path: str | os.PathLike[str]) -> str:

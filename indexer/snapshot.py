@@ -110,6 +110,15 @@ class Snapshot:
             for file in self._files.values():
                 file.close()
 
+    def glance(self) -> None:
+        """Look for damage that shows without reading whole files (PartReader.glance); raises IndexCorrupt."""
+        for name, file in self._files.items():
+            file.glance()
+            if name == self.generation.tombstones_file and file.peek(0, 8) != tombstones.MAGIC:
+                raise IndexCorrupt(f"{name} is no list of tombstones any more", hint=VERIFY_HINT)
+        for reader in self._readers:
+            reader.glance()
+
     @property
     def counts(self) -> dict[Modality, int]:
         """Living segments of the default space, by modality."""

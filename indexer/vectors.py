@@ -43,12 +43,21 @@ _HALF_TO_SINGLE = np.float32(2.0**112)  # difference of the exponents' biases
 
 def check_units(vectors: FloatArray, *, what: str) -> None:
     """Raise StoreError unless every row of shape (n, dim) is finite and of length 1."""
-    norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float32))
-    wrong = np.flatnonzero(~(np.abs(norms - 1) <= UNIT_TOLERANCE))  # NaN is wrong too
+    wrong = _not_units(vectors)
     if len(wrong):
         raise StoreError(
             f"{what}: {len(wrong)} of {len(vectors)} vectors are not of length 1 (row {wrong[0]})"
         )
+
+
+def are_units(vectors: FloatArray) -> bool:
+    """Whether every row of shape (n, dim) is finite and of length 1."""
+    return not len(_not_units(vectors))
+
+
+def _not_units(vectors: FloatArray) -> IndexArray:
+    norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float32))
+    return np.flatnonzero(~(np.abs(norms - 1) <= UNIT_TOLERANCE))  # NaN is wrong too
 
 
 def write_half(path: Path, blocks: Iterable[npt.NDArray[Any]]) -> int:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from indexer.build import update
 from indexer.errors import ConfigError, ModelNotFound
 from indexer.generation import Generation, read_current
-from indexer.report import BuildOptions, OnEvent, UpdateReport
+from indexer.report import BuildOptions, OnEvent, UpdateReport, Warned
 from retrieval import places
-from retrieval.config import Settings
+from retrieval.config import Settings, data_dir
 from retrieval.models.registry import Model, load_model, load_space
 
 
@@ -35,7 +38,8 @@ def update_index(
     """Bring an index up to date with sources, or without any with all of its roots, and register it.
 
     `model` and `dim`, one of its nested dimensions, are what the user asked for, if anything; an index that
-    exists keeps its own.
+    exists keeps its own. A registry that cannot be written is a warning, said and in the report: by then the
+    index is committed.
     """
     existing = read_current(index) if (index / "CURRENT").exists() else None
     if not sources:
@@ -56,8 +60,30 @@ def update_index(
         ),
         on_event=on_event,
     )
-    places.register(index, [Path(root.path) for root in read_current(index).roots])
-    return report
+    warned = _register(index)
+    if warned is None:
+        return report
+    if on_event is not None:
+        on_event(warned)
+    return replace(report, warnings=(*report.warnings, warned))
+
+
+def _register(index: Path) -> Warned | None:
+    """Note the index in the user's registry; what to say where that fails."""
+    try:
+        places.register(index, [Path(root.path) for root in read_current(index).roots])
+    except ConfigError as error:
+        reason, hint = error.message, error.hint
+    except OSError as error:
+        file = os.fsdecode(error.filename or "") or str(data_dir())
+        reason = f"{file}: {(error.strerror or str(error)).lower()}"
+        hint = "make that folder writable, or set TRIPTYCH_HOME to one that is, and run this again"
+    else:
+        return None
+    return Warned(
+        f"the index is complete, but the list of your indexes could not be written: {reason}",
+        f"{hint}; until then name the index: --index {shlex.quote(str(index))}",
+    )
 
 
 def _model_for(

@@ -16,6 +16,7 @@ from indexer.fsio import write_atomic
 from retrieval.config import data_dir
 
 INDEX_NAME = ".triptych"
+LOCK_TIMEOUT_S = 10.0  # the lock is held for the moment of a write
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +53,15 @@ def entries() -> list[Entry]:
 
 
 def register(index: Path, roots: Sequence[Path]) -> None:
-    """Add an index, or refresh what it covers and when it was written. Forgets indexes that are gone."""
+    """Add an index, or refresh what it covers and when it was written. Forgets indexes that are gone.
+
+    ConfigError where the registry is damaged, OSError where it cannot be written.
+    """
     from filelock import FileLock
 
     folder = data_dir()
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "indexes.lock"):
+    with FileLock(folder / "indexes.lock", timeout=LOCK_TIMEOUT_S):
         path = index.absolute()
         kept = [entry for entry in entries() if entry.path != path and (entry.path / "CURRENT").exists()]
         kept.insert(0, Entry(path, tuple(root.absolute() for root in roots), time.time()))

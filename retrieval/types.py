@@ -33,13 +33,15 @@ class Hit:
 
     rank: int  # from 1
     item_id: str
-    path: str  # of the file to open: the one that matched, or what a caption describes
+    path: str | None  # of the file to open: the one that matched, or what a caption describes; None: no file
     modality: Modality  # of the segment that matched
     source: Source
     score: float  # cosine, in [-1, 1]; higher is better; not comparable between modalities
     range: Range | None = None
     text: str | None = None  # that matched; of a picture or sound in a manifest, its caption
     metadata: Mapping[str, str] = field(default_factory=dict)
+    manifest: str | None = None  # of a manifest's row: the manifest's path
+    key: str | None = None  # and the row's key: its id, or a hash where it has none
 
     @property
     def where(self) -> str:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import os
 import shutil
+import subprocess
+import sys
 import time
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from retrieval.models.registry import Model, load_model
+from tests.media import write_pairs
 
 ROOT = Path(__file__).parent.parent
 DAY_S = 86_400
@@ -56,6 +62,52 @@ def home_with_starter(home: Path, starter_home: Path) -> Path:
     """As `home`, with the starter in its cache."""
     (home / "cache").symlink_to(starter_home / "cache", target_is_directory=True)
     return home
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedFolder:
+    """A model that the command line trained, its rows and a home that knows its base."""
+
+    home: Path  # TRIPTYCH_HOME
+    table: Path  # rows of 48 pictures and texts, CSV
+    model: Path  # trained on them, dimensions 384 and 64
+    said: str  # what training printed on stderr
+
+
+@pytest.fixture(scope="session")
+def trained(starter_home: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedFolder:
+    """A model trained once by `triptych train`, as a process. Write into neither its folder nor its home."""
+    folder = tmp_path_factory.mktemp("trained")
+    home = folder / "home"
+    shutil.copytree(starter_home / "cache" / "models", home / "cache" / "models", copy_function=os.link)
+    kept = starter_home / "cache" / "backbones"  # graphs of bare backbones, kept between runs of tests
+    kept.mkdir(exist_ok=True)
+    (home / "cache" / "backbones").symlink_to(kept, target_is_directory=True)
+    table, model = folder / "pairs.csv", folder / "photos"
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ("image", "text"))
+        writer.writeheader()
+        writer.writerows(write_pairs(folder))
+    options = ["--epochs", "4", "--batch-size", "16", "--nested", "64", "--set", "metric_k=1"]
+    options += ["--set", "validation=0.2", "--set", "test=0.2"]
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "triptych"), "train", str(table), "--out", str(model), *options],
+        env=os.environ | {"TRIPTYCH_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    return TrainedFolder(home, table, model, done.stderr)
+
+
+@pytest.fixture
+def trained_here(trained: TrainedFolder, monkeypatch: pytest.MonkeyPatch) -> TrainedFolder:
+    """As `trained`, with its home set in the environment."""
+    monkeypatch.setenv("TRIPTYCH_HOME", str(trained.home))
+    return trained
 
 
 def _built(home: Path) -> Path:

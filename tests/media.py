@@ -58,3 +58,24 @@ def sounds() -> dict[str, FloatArray]:
 
 def _sound(samples: npt.NDArray[np.floating]) -> FloatArray:
     return np.clip(samples, -1, 1).astype(np.float32)
+
+
+def write_pairs(folder: Path) -> list[dict[str, str]]:
+    """48 pictures below `folder`, parts of photographs, and rows of `image` (a path from there) and `text`.
+
+    No two captions are the same, and no two pictures nearly, so that each row is a group of its own.
+    """
+    from PIL import Image
+
+    (folder / "pictures").mkdir(parents=True, exist_ok=True)
+    places = ("top left", "top right", "middle left", "middle right", "bottom left", "bottom right")
+    rows = []
+    for name, pixels in photographs().items():
+        high, wide = pixels.shape[0] // 3, pixels.shape[1] // 2
+        for number, place in enumerate(places):
+            down, right = number // 2 * high, number % 2 * wide
+            part = Image.fromarray(pixels[down : down + high, right : right + wide])
+            path = f"pictures/{name}-{number}.png"
+            part.resize((96, 96)).save(folder / path)
+            rows.append({"image": path, "text": f"the {place} of the {name.replace('_', ' ')} picture"})
+    return rows

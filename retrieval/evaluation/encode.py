@@ -186,16 +186,22 @@ def _examples(
 ) -> tuple[Examples, Ints]:
     """The rows that keep two modalities, and their numbers."""
     left, kept = usable_slots(slots, vectors)
-    labels: dict[str, int] = {}
     groups: dict[tuple[str, str], int] = {}  # a row without a group is one of its own
     chosen = [rows[place] for place in kept]
     examples = Examples(
         {modality: padded([left[place].get(modality, ()) for place in kept]) for modality in vectors},
-        np.array([-1 if r.label is None else labels.setdefault(r.label, len(labels)) for r in chosen], int),
+        # Over all rows, so that a label's number does not depend on what a model could encode.
+        numbered([row.label for row in rows])[kept],
         np.array([groups.setdefault(_group(row), len(groups)) for row in chosen], int),
         np.array([row.weight for row in chosen], np.float32),
     )
     return examples, np.array(kept, int)
+
+
+def numbered(labels: Sequence[str | None]) -> Ints:
+    """Labels as numbers in the order of their first row, -1 for none."""
+    known: dict[str, int] = {}
+    return np.array([-1 if one is None else known.setdefault(one, len(known)) for one in labels], np.int64)
 
 
 def usable_slots(

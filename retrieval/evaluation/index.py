@@ -16,7 +16,7 @@ from indexer import schema
 from indexer.errors import TrainingError
 from indexer.snapshot import Snapshot
 from indexer.types import FloatArray, Item, Member, Modality
-from retrieval.evaluation.encode import EncodedRows, padded, pool_segments, usable_slots
+from retrieval.evaluation.encode import EncodedRows, numbered, padded, pool_segments, usable_slots
 from retrieval.training.types import Examples, Ints
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def index_rows(snapshot: Snapshot) -> EncodedRows:
             mine.setdefault(member.modality, []).append(known[member.content_hash])
         slots.append(mine)
     vectors = {modality: _stored(snapshot, modality, numbers, names) for modality in Modality}
-    return _rows(slots, vectors, names)
+    return _rows(items, slots, vectors, names)
 
 
 def evaluate_index(index: Path) -> EncodedRows:
@@ -108,6 +108,7 @@ def _one_source(table: pa.Table, vectors: FloatArray, rows: Ints) -> FloatArray:
 
 
 def _rows(
+    items: Sequence[Item],
     slots: Sequence[dict[Modality, list[int]]],
     vectors: dict[Modality, FloatArray],
     names: dict[Modality, list[str]],
@@ -120,8 +121,8 @@ def _rows(
             hint="index again with a model that has towers for them",
         )
     contents = {m: padded([left[place].get(m, ()) for place in kept]) for m in vectors}
-    examples = Examples(
-        contents, np.full(len(kept), -1), np.arange(len(kept)), np.ones(len(kept), np.float32)
-    )
+    labels = numbered([items[place].metadata.get("label") or None for place in kept])
+    groups = np.arange(len(kept))
+    examples = Examples(contents, labels, groups, np.ones(len(kept), np.float32))
     shown = {modality: tuple(own) for modality, own in names.items()}
     return EncodedRows(vectors, examples, shown, np.array(kept, int))

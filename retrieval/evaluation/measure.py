@@ -22,7 +22,7 @@ from retrieval.places import INDEX_NAME
 from retrieval.training.manifest import read_pairs
 from retrieval.training.split_file import SPLIT_FILE, read_split
 from retrieval.training.splits import assign_splits
-from retrieval.training.types import Ints, PairSet, Row, Split
+from retrieval.training.types import PairSet, Row, Split
 
 ALL = "all"
 OnBuild = Callable[[str, float], None]
@@ -33,7 +33,7 @@ class EvalJob:
     """What the user asked for."""
 
     source: str  # what `train` reads, or an index
-    split: str = Split.TEST.value  # or `all`
+    split: str | None = None  # or `all`; None: test, and all of an index
     model: str | None = None
     dim: int | None = None  # of a model trained nested
     compare: str | None = None  # another model
@@ -63,8 +63,8 @@ def measure(
     ConfigError for options that do not go together, ManifestError and TrainingError for rows that cannot be
     measured, ModelNotFound.
     """
-    if job.html is not None and not job.html.expanduser().absolute().parent.is_dir():
-        raise ConfigError(f"the folder of --html {job.html} does not exist", hint="create it first")
+    if job.html is not None:
+        _check_html(job.html.expanduser().absolute())
     index = _index_of(Path(job.source).expanduser())
     if index is not None:
         result = _measure_index(job, index)
@@ -81,6 +81,14 @@ def measure(
     return result
 
 
+def _check_html(page: Path) -> None:
+    """Refuse a page that could not be written before anything is measured."""
+    if page.is_dir():
+        raise ConfigError(f"--html {page} is a folder", hint=f"name a file: --html {page / 'report.html'}")
+    if not page.parent.is_dir():
+        raise ConfigError(f"the folder of --html {page} does not exist", hint="create it first")
+
+
 def _index_of(path: Path) -> Path | None:
     """The index that a path is, or that its folder holds; None for rows."""
     return next((place for place in (path, path / INDEX_NAME) if (place / "CURRENT").is_file()), None)
@@ -89,11 +97,13 @@ def _index_of(path: Path) -> Path | None:
 def _measure_index(job: EvalJob, index: Path) -> EvalResult:
     from indexer.generation import read_current
 
-    for flag, value in (("--model", job.model), ("--compare", job.compare), ("--dim", job.dim)):
+    split = None if job.split == ALL else job.split
+    flags = {"--model": job.model, "--compare": job.compare, "--dim": job.dim, "--split": split}
+    for flag, value in flags.items():
         if value is not None:
             raise ConfigError(
-                f"{flag} with an index, whose own vectors are measured",
-                hint="to measure a model on the files, name their folder or manifest",
+                f"{flag} with an index, all of whose own vectors are measured",
+                hint="to measure a model on files or a split of them, name their folder or manifest",
             )
     encoded = evaluate_index(index)
     space_id, space = next(iter(read_current(index).spaces.items()))
@@ -111,7 +121,8 @@ def _measure_rows(
     model = load(job.model or settings.model, job.dim)
     other = load(job.compare) if job.compare is not None else None
     pairs = read_pairs(job.source, cache=cache_dir())
-    rows, notes = _rows_of(pairs, job.split, [one for one in (model, other) if one is not None])
+    name = job.split or Split.TEST.value
+    rows, notes = _rows_of(pairs, name, [one for one in (model, other) if one is not None])
     measures = Measures(by_label=job.by_label)
     encoded = encode_rows(model, rows, workers=settings.workers, on_event=on_event)
     evaluation = evaluate(encoded.vectors, encoded.examples, measures)
@@ -124,36 +135,60 @@ def _measure_rows(
         space_id=model.space_id,
         source=job.source,
         digest=pairs.digest,
-        split=None if job.split == ALL else job.split,
+        split=None if name == ALL else name,
         against=other.name if other is not None else None,
     )
     return EvalResult(evaluation, comparison, encoded, about, (*pairs.notes, *notes))
 
 
 def _rows_of(pairs: PairSet, name: str, models: list[Model]) -> tuple[list[Row], list[str]]:
-    """The rows of a split. A model that was trained on the same rows says which it held out."""
+    """The rows of a split; those that a model was trained on are never among validation or test rows.
+
+    A model that was trained on these rows, or on half of them, says which split each is of; rows that no
+    model knows are split by the hash of their group.
+    """
     try:
         split = None if name == ALL else Split(name)
     except ValueError:
         raise ConfigError(f"--split is {name!r}", hint=f"it takes one of {', '.join(Split)}, {ALL}") from None
     rows = list(pairs.rows)
-    trained = next((model for model in models if _data_of(model) == pairs.digest), None)
+    records = {model.name: record for model in models if (record := _record(model, pairs))}
     if split is None:
-        flattered = "was trained on some of these rows: its numbers flatter it"
-        return rows, [f"{trained.name} {flattered}"] if trained is not None else []
-    found: dict[Split, Ints]
-    if trained is not None and (trained.path / SPLIT_FILE).is_file():
-        found = read_split(trained.path / SPLIT_FILE, rows)
-        notes = [f"{len(found[split])} {split} rows, as {trained.name} was trained"]
-    else:
-        found = assign_splits(rows)
-        notes = [f"{len(found[split])} {split} rows of {len(rows)}"]
-    if not len(found[split]):
+        seen = [f"{model} was trained on some of these rows: its numbers flatter it" for model in records]
+        return rows, seen
+    chosen = {row: own for own, numbers in assign_splits(rows).items() for row in numbers.tolist()}
+    for record in reversed(records.values()):  # so that the first model's word is the last
+        chosen |= record
+    wanted = [row for row, own in sorted(chosen.items()) if own is split]
+    by = f", as {' and '.join(records)} split them" if records else ""
+    notes = [f"{len(wanted)} {split} rows of {len(rows)}{by}"]
+    if split is not Split.TRAIN:
+        clean = [
+            row for row in wanted if all(record.get(row) is not Split.TRAIN for record in records.values())
+        ]
+        if len(clean) < len(wanted):
+            notes.append(
+                f"{len(wanted) - len(clean)} of them left out: one of the models was trained on them"
+            )
+        wanted = clean
+    if not wanted:
         raise TrainingError(
             f"no row of {pairs.source} is in the {split} split",
             hint=f"choose another --split, or --split {ALL}",
         )
-    return [rows[number] for number in found[split]], notes
+    return [rows[row] for row in wanted], notes
+
+
+def _record(model: Model, pairs: PairSet) -> dict[int, Split]:
+    """The split of each row, by number, that the model's training recorded; {} where its rows were others."""
+    path = model.path / SPLIT_FILE
+    if not path.is_file():
+        return {}
+    found = {
+        row: split for split, numbers in read_split(path, pairs.rows).items() for row in numbers.tolist()
+    }
+    same = _data_of(model) == pairs.digest or 2 * len(found) >= len(pairs.rows)
+    return found if same else {}
 
 
 def _data_of(model: Model) -> str | None:

@@ -123,6 +123,11 @@ def evaluate(
     Raises TrainingError where no row has two modalities, or for vectors that are missing or not finite.
     """
     settings = settings or Settings()
+    if settings.by_label and not (examples.labels >= 0).any():
+        raise TrainingError(
+            "relevance by label was asked for, and no row has a label",
+            hint="give the rows a `label` column, or leave out --by-label",
+        )
     ways = directions(examples)
     if not ways:
         raise TrainingError(

@@ -10,7 +10,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +68,7 @@ class Backbone:
         A text's takes (ids, mask), both (n, tokens), and gives unit vectors. WeightsMissing, with the line
         that installs them, or ModelError where a file is not the pinned one.
         """
-        for weight in self.weights:
+        for weight in BACKBONES[self.id].weights:
             locate(WEIGHTS[weight.name])  # before torch loads anything
         return self.make()
 
@@ -147,11 +147,20 @@ BACKBONES: dict[str, Backbone] = {
 }
 
 
-def backbone_of(tower: TowerSpec) -> Backbone:
+def is_published(tower: TowerSpec) -> bool:
+    """Whether a tower's network has its published weights, and was not fine-tuned. False if unknown."""
+    known = BACKBONES.get(tower.backbone)
+    return known is not None and [one.sha256 for one in tower.weights] == [
+        one.sha256 for one in known.weights
+    ]
+
+
+def backbone_of(tower: TowerSpec, bundle: Bundle | None = None) -> Backbone:
     """The backbone of a model's tower, with the tower's own preprocessing and windows.
 
-    ModelError where the tower's network is not one of BACKBONES with its published weights: then its features
-    cannot be computed apart from the model.
+    One that was fine-tuned is served from its model's `bundle`, which holds the tensors that differ.
+    ModelError where the tower's network is not one of BACKBONES, or is fine-tuned and no bundle is given:
+    then its features cannot be computed apart from the model.
     """
     known = BACKBONES.get(tower.backbone)
     if known is None:
@@ -160,13 +169,22 @@ def backbone_of(tower: TowerSpec) -> Backbone:
             f"{', '.join(BACKBONES)}",
             hint="train from a model of those backbones, the starter for one",
         )
-    if [one.sha256 for one in tower.weights] != [one.sha256 for one in known.weights]:
+    found = replace(known, preprocessing=tower.preprocessing, window=tower.window)
+    if is_published(tower):
+        return found
+    if bundle is None:
         raise ModelError(
             f"the {tower.modality} tower's {tower.backbone} is fine-tuned: its weights are not the published "
             "ones, so cached features of it do not exist",
             hint="train from the model that it was tuned from, or from the starter",
         )
-    return replace(known, preprocessing=tower.preprocessing, window=tower.window)
+    return replace(found, weights=tower.weights, make=partial(_tuned, bundle, tower.modality))
+
+
+def _tuned(bundle: Bundle, modality: Modality) -> nn.Module:
+    from retrieval.models.trained import load_backbone
+
+    return load_backbone(bundle, modality)
 
 
 def base_head(model: Model | Bundle | str | Path, modality: Modality) -> nn.Module | None:

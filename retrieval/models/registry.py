@@ -180,18 +180,23 @@ def names_folder(name: str) -> bool:
     return name != STARTER and os.path.isfile(Path(name).expanduser() / SPEC)  # noqa: PTH113 - never raises
 
 
+def _bundle_in(folder: Path) -> Bundle:
+    """The bundle in a folder. ModelNotFound where there is none."""
+    if not (folder / SPEC).is_file():
+        raise ModelNotFound(
+            f"{folder} holds no model (no {SPEC})",
+            hint="name a folder that `triptych train` wrote, or a model from `triptych models list`",
+        )
+    return Bundle.load(folder)
+
+
 def keep_model(folder: Path) -> Bundle:
     """The bundle in a folder, kept in the cache so that an index made with it finds its space again.
 
     Its checksums are compared the first time. ModelNotFound where there is none, ModelError where it is
     damaged or cannot be kept.
     """
-    if not (folder / SPEC).is_file():
-        raise ModelNotFound(
-            f"{folder} holds no model (no {SPEC})",
-            hint="name a folder that `triptych train` wrote, or a model from `triptych models list`",
-        )
-    bundle = Bundle.load(folder)
+    bundle = _bundle_in(folder)
     place = _folder() / bundle.spec.space_id[:16]
     kept = _load(place)
     if kept and kept.spec == bundle.spec:
@@ -234,7 +239,9 @@ def find_model(name: str, *, called: str | None = None, threads: int = 0) -> Mod
 
 
 def model_spec(name: str = STARTER) -> dict[str, Any]:
-    """What a model's `model.json` says. ModelNotFound as `find_model`."""
+    """What the `model.json` of a model says, named as for `load_model`. ModelNotFound."""
+    if names_folder(name):
+        return _bundle_in(Path(name).expanduser().absolute()).spec.to_json()
     return find_model(name).bundle.spec.to_json()
 
 
@@ -337,7 +344,7 @@ def _not_found_hint(name: str, called: str | None) -> str:
         return "build it: triptych models build starter"
     if called:
         return "bring that model into the cache, or index the files again under another --index"
-    return "choose one of those with --model"
+    return "choose one of those, or name the folder of a model"
 
 
 def _is_space(name: str) -> bool:

@@ -69,6 +69,15 @@ def check_out(out: Path) -> None:
         raise TrainingError(f"the folder {out} is not empty", hint="choose another folder with --out")
 
 
+def check_name(name: str) -> None:
+    """TrainingError for what a model cannot be called; to be asked before hours are spent, too."""
+    if not name or name == STARTER or any(sign in name for sign in "/\\\n"):
+        raise TrainingError(
+            f"a model cannot be called {name!r}, as its folder is",
+            hint="choose another --out: a name without slashes, not 'starter'",
+        )
+
+
 def write_trained(out: Path, model: TrainedModel, *, progress: Progress | None = None) -> Bundle:
     """Write `model` as a bundle: a graph a tower with head and normalisation inside, heads beside.
 
@@ -137,10 +146,7 @@ def head_hash(head: nn.Module) -> str:
 
 
 def _check(model: TrainedModel) -> None:
-    if not model.name or model.name == STARTER or any(sign in model.name for sign in "/\\\n"):
-        raise TrainingError(
-            f"a model cannot be called {model.name!r}", hint="choose a name without slashes, not 'starter'"
-        )
+    check_name(model.name)
     try:
         canonical_json(dict(model.provenance))
     except (TypeError, ValueError) as error:

@@ -121,27 +121,36 @@ def _order(hit: Hit) -> tuple[float, str, float]:
 
 def _hit(snapshot: Snapshot, segment: Segment, item: Item, score: float) -> Hit:
     root = snapshot.roots.get(item.root_id)
+    is_row = root is not None and root.kind == "manifest"
+    path = _shown_path(segment, item)
+    if path is None and not is_row:
+        path = item.path
     base = root.base if root else ""
     return Hit(
         rank=0,
         item_id=item.id,
-        path=os.path.join(base, _shown_path(segment, item)),  # noqa: PTH118 - undecodable bytes stay as they are
+        path=None if path is None else os.path.join(base, path),  # noqa: PTH118 - bytes stay as they are
         modality=segment.modality,
         source=segment.source,
         score=score,
         range=segment.range,
         text=segment.text if segment.text is not None else _caption(item),
         metadata=item.metadata,
+        manifest=root.path if root is not None and is_row else None,
+        key=item.path if is_row else None,
     )
 
 
-def _shown_path(segment: Segment, item: Item) -> str:
-    """The file to open for a hit: the one that matched; for a caption, the medium that it describes."""
+def _shown_path(segment: Segment, item: Item) -> str | None:
+    """The file to open for a hit: the one that matched; for a caption, the medium that it describes.
+
+    None for a text that only a manifest's row holds: no file of the row was ever there to be read.
+    """
     key = segment.content_hash, segment.modality, segment.source
-    files = [member for member in item.members if member.path is not None]
+    files = [member for member in item.members if member.path is not None and member.content_hash is not None]
     if segment.source is not Source.CAPTION:
         files.sort(key=lambda member: member.key != key)
-    return (files[0].path if files else None) or item.path
+    return files[0].path if files else None
 
 
 def _caption(item: Item) -> str | None:

@@ -1,4 +1,8 @@
-"""Results for programs: JSON, JSON lines, CSV, bare paths. Paths are given exactly, texts unescaped."""
+"""Results for programs: JSON, JSON lines, CSV, bare paths. Paths are given exactly, texts unescaped.
+
+A text that only a manifest's row holds has no path: null in JSON, empty in CSV, left out of bare paths; its
+row's key stands in `key`.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +37,10 @@ def pick_format(flags: Mapping[str, bool]) -> Format:
     return chosen[0] if chosen else Format.TABLE
 
 
-COLUMNS = ("rank", "score", "modality", "source", "path", "start", "end", "text", "item")
+COLUMNS = (
+    *("rank", "score", "modality", "source", "path", "start", "end", "text", "item"),
+    *("path_bytes", "manifest", "key"),
+)
 
 
 def render(result: SearchResult, form: Format) -> bytes:
@@ -46,7 +53,7 @@ def render(result: SearchResult, form: Format) -> bytes:
     if form is Format.CSV:
         return _csv(result).encode("utf-8", "replace")
     end = b"\0" if form is Format.NUL else b"\n"
-    return b"".join(os.fsencode(hit.path) + end for hit in result.hits)
+    return b"".join(os.fsencode(hit.path) + end for hit in result.hits if hit.path is not None)
 
 
 def as_json(result: SearchResult) -> dict[str, Any]:
@@ -63,19 +70,27 @@ def as_json(result: SearchResult) -> dict[str, Any]:
     }
 
 
+def path_fields(path: str | None, name: str = "path") -> dict[str, Any]:
+    """A path as JSON can hold it; `path_bytes`, in hex, is there where the path is not UTF-8."""
+    if path is None:
+        return {name: None}
+    shown = path.encode("utf-8", "backslashreplace").decode("utf-8")
+    raw = os.fsencode(path)
+    return {name: shown} if shown.encode() == raw else {name: shown, f"{name}_bytes": raw.hex()}
+
+
 def hit_json(hit: Hit) -> dict[str, Any]:
-    """One hit; `path_bytes` (hex) is there only where the path is not UTF-8."""
+    """One hit; `path` is null where there is no file, `manifest` and `key` are there for a manifest's row."""
     entry: dict[str, Any] = {
         "rank": hit.rank,
         "score": round(hit.score, 6),
         "modality": hit.modality.value,
         "source": hit.source.value,
-        "path": hit.path.encode("utf-8", "backslashreplace").decode("utf-8"),
+        **path_fields(hit.path),
         "item": hit.item_id,
     }
-    raw = os.fsencode(hit.path)
-    if entry["path"].encode() != raw:
-        entry["path_bytes"] = raw.hex()
+    if hit.manifest is not None:
+        entry |= {**path_fields(hit.manifest, "manifest"), "key": hit.key}
     if hit.range is not None:
         entry["start"], entry["end"] = hit.range.start, hit.range.end
     if hit.text is not None:

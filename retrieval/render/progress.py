@@ -22,7 +22,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from indexer.report import Event, FileFailed, Planned, Progress, Skipped
+from indexer.report import Event, FileFailed, Planned, Progress, Skipped, Warned
 from retrieval.render.escape import printable
 
 BuildStep = Callable[[str, float], None]  # what is being done, and how much of all is done, in [0, 1]
@@ -66,6 +66,9 @@ class UpdateProgress:
     def __call__(self, event: Event) -> None:
         if isinstance(event, FileFailed):
             self._line(f"{printable(event.path)}: {printable(event.reason)}")
+        elif isinstance(event, Warned):
+            hint = f"\n  {printable(event.hint)}" if event.hint else ""
+            self._line(f"warning: {printable(event.message)}{hint}")
         elif isinstance(event, Skipped):
             files = f"{event.count} {event.modality} file{'s' * (event.count != 1)}"
             self._line(f"{files} skipped: the model has no tower for them (see `triptych models show`)")

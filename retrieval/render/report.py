@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from indexer.cleaning import kept_generations
-from indexer.generation import Generation
+from indexer.generation import Generation, Root
 from indexer.report import UpdateReport
 from indexer.snapshot import Snapshot
 from indexer.types import Item, Member
 from indexer.verify import Report
 from retrieval.models.registry import ModelInfo
+from retrieval.render.data import path_fields
 from retrieval.render.escape import printable
 
 Json = dict[str, Any]
@@ -33,7 +34,9 @@ def update_lines(report: UpdateReport, index: Path) -> list[str]:
     if report.failed_before:
         lines.append(f"{report.failed_before} failed before and did not change")
     if report.unknown:
-        lines.append(f"{report.unknown} kept as they were: their folder is missing, empty or cannot be read")
+        lines.append(
+            f"{report.unknown} kept as they were: a folder, file or manifest is missing, empty or unreadable"
+        )
     state = "committed" if report.committed else "already up to date"
     total = sum(report.seconds.values())
     lines.append(f"generation {report.generation} {state} in {total:.1f} s: {printable(str(index))}")
@@ -49,8 +52,9 @@ def update_json(report: UpdateReport) -> Json:
         "skipped": {modality.value: count for modality, count in report.skipped.items()},
         "reused": report.reused,
         "items": report.items,
-        "failures": [{"path": printable(f.path), "error": f.reason} for f in report.failures],
+        "failures": [{**path_fields(f.path), "error": f.reason} for f in report.failures],
         "failed_before": report.failed_before,
+        "warnings": [{"message": one.message, "hint": one.hint} for one in report.warnings],
         "generation": report.generation,
         "committed": report.committed,
         "seconds": {stage: round(value, 4) for stage, value in report.seconds.items()},
@@ -64,11 +68,11 @@ def info_json(index: Path) -> Json:
         failed = len(_failed(snapshot))
     kept = kept_generations(index, generation)
     return {
-        "index": str(index),
+        **path_fields(str(index), "index"),
         "generation": generation.number,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(generation.created)),
         "program": generation.program,
-        "roots": [{"path": printable(root.path), "kind": root.kind} for root in generation.roots],
+        "roots": [{**path_fields(root.path), "kind": root.kind} for root in generation.roots],
         "items": generation.item_count,
         "failed": failed,
         "segments": {modality.value: count for modality, count in generation.counts.items()},
@@ -83,8 +87,8 @@ def info_json(index: Path) -> Json:
 def info_lines(index: Path) -> list[str]:
     """The same for a person."""
     facts = info_json(index)
-    lines = [f"index        {printable(facts['index'])}"]
-    lines += [f"root         {root['path']} ({root['kind']})" for root in facts["roots"]]
+    lines = [f"index        {_shown(facts, 'index')}"]
+    lines += [f"root         {_shown(root)} ({root['kind']})" for root in facts["roots"]]
     lines.append(f"items        {facts['items']}")
     if facts["failed"]:
         lines.append(f"failed       {facts['failed']}; list them with --failures")
@@ -99,23 +103,39 @@ def info_lines(index: Path) -> list[str]:
     return lines
 
 
-def failure_rows(index: Path) -> list[Json]:
-    """Every file and text that gave nothing, and why."""
+def failures_json(index: Path) -> list[Json]:
+    """Every file and text that gave nothing, and why; `manifest` and `key` are there for a manifest's row."""
     with Snapshot.open(index) as snapshot:
         return [
-            {
-                "path": printable(_full_path(snapshot, item, member)),
-                "kind": member.modality.value,
-                "error": member.error,
-            }
-            for item, member in _failed(snapshot)
+            _failure(snapshot.roots.get(item.root_id), item, member) for item, member in _failed(snapshot)
         ]
 
 
-def _full_path(snapshot: Snapshot, item: Item, member: Member) -> str:
-    """Where a member lies: relative paths of several roots would look alike."""
-    root = snapshot.roots.get(item.root_id)
-    return os.path.join(root.base if root else "", member.path or item.path)  # noqa: PTH118 - as stored
+def failure_lines(index: Path) -> list[str]:
+    """The same, a line each, for a person."""
+    return [f"{_failed_name(row)}: {printable(row['error'])}" for row in failures_json(index)]
+
+
+def _failure(root: Root | None, item: Item, member: Member) -> Json:
+    path = member.path
+    if path is not None:  # of several roots relative paths would look alike
+        path = os.path.join(root.base if root else "", path)  # noqa: PTH118 - as stored
+    row: Json = {**path_fields(path), "kind": member.modality.value, "error": member.error}
+    if root is not None and root.kind == "manifest":
+        row |= {**path_fields(root.path, "manifest"), "key": item.path}
+    return row
+
+
+def _failed_name(row: Json) -> str:
+    if row["path"] is not None:
+        return _shown(row)
+    return f"{_shown(row, 'manifest')}, row {printable(repr(row['key']))}"
+
+
+def _shown(fields: Json, name: str = "path") -> str:
+    """A path of a JSON object, from its bytes where it is not UTF-8, as a terminal may show it."""
+    raw = fields.get(f"{name}_bytes")
+    return printable(fields[name] if raw is None else os.fsdecode(bytes.fromhex(raw)))
 
 
 def _failed(snapshot: Snapshot) -> list[tuple[Item, Member]]:

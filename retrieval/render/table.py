@@ -1,7 +1,8 @@
 """Hits as a table for a person at a terminal.
 
 Written by hand: a table library costs more start-up time than the whole table is worth. The path comes last
-and is never cut or wrapped, so that it can be copied.
+and is never cut or wrapped, so that it can be copied. A manifest's row without a file stands there in
+parentheses, as `(row KEY of MANIFEST)`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ TEXT_WIDTH = 40  # columns of a hit's text
 
 
 def hit_lines(result: SearchResult, *, here: Path | None = None) -> list[str]:
-    """A heading and a line a hit: rank, score, kind, range of a sound, text or caption, path."""
+    """A heading and a line a hit: rank, score, kind, range of a sound, text or caption, path or row."""
     base = str(here or Path.cwd())
     rows = [("#", "score", "kind", "at", "text", "path")]
     rows += [
@@ -39,6 +40,9 @@ def hit_lines(result: SearchResult, *, here: Path | None = None) -> list[str]:
 
 
 def _path(hit: Hit, base: str) -> str:
+    if hit.path is None:
+        manifest = f" of {printable(Path(hit.manifest).name)}" if hit.manifest else ""
+        return f"(row {printable(hit.key or hit.item_id)}{manifest})"
     below = hit.path.startswith(base.rstrip(os.sep) + os.sep)
     return printable(os.path.relpath(hit.path, base) if below else hit.path)
 

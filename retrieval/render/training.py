@@ -69,6 +69,9 @@ class TrainProgress:
     def _epoch(self, event: EpochDone) -> None:
         found = "" if event.recall is None else f", validation recall {event.recall:.3f}"
         self._recall = "" if event.recall is None else f"  recall {event.recall:.3f}"
+        if event.epoch == 0:
+            self._line(f"before training: validation recall {event.recall or 0.0:.3f}")
+            return
         best = " (best so far)" if event.best and event.recall is not None else ""
         self._line(f"epoch {event.epoch:3d} of {self._epochs}: loss {event.loss:.4f}{found}{best}")
 
@@ -88,13 +91,21 @@ def report_lines(report: TrainReport) -> list[str]:
     lines = [f"trained on {rows} rows; pairs: {kinds}"]
     result = report.result
     if result.best is not None:
-        before = "" if report.start_recall is None else f" (before training {report.start_recall:.3f})"
+        before = "" if result.start is None else f" (before training {result.start:.3f})"
         name = f"R@{report.options.metric_k}"
-        lines.append(f"validation mean {name} {result.best:.3f} in epoch {result.best_epoch}{before}")
+        found = f"in epoch {result.best_epoch}{before}"
+        if not result.best_epoch:
+            found = "before training, which made nothing better: the model is what it started as"
+        lines.append(f"validation mean {name} {result.best:.3f} {found}")
     if report.failures:
         lines.append(f"{len(report.failures)} rows or files could not be used")
     spec = report.bundle.spec
     lines.append(f"{spec.name}: {', '.join(spec.modalities)} in space {spec.space_id[:12]}")
+    if without := spec.provenance.get("left out"):
+        lines.append(
+            f"left out: {', '.join(without)}; nothing was trained for it, and the base's vectors of it "
+            "do not fit this space"
+        )
     lines.append(f"model: {report.bundle.folder}")
     lines.append(f"logs:  {report.run_folder / 'logs'}  (tensorboard --logdir ...)")
     return [printable(line) for line in lines]
@@ -112,7 +123,7 @@ def report_json(report: TrainReport) -> dict[str, Any]:
         "pairs": {f"{a}-{b}": count for (a, b), count in report.pairs.items()},
         "validation": {
             "k": report.options.metric_k,
-            "before": report.start_recall,
+            "before": result.start,
             "mean_recall": result.best,
             "epoch": result.best_epoch,
         },

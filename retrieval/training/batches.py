@@ -81,6 +81,7 @@ class Comparison:
     a: Side
     b: Side
     positive: Bools  # (n, m)
+    ignore: Bools | None = None  # (n, m): neither, as a mined negative is to all but whom it was mined for
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,7 +107,7 @@ class Planner:
 
     def plan(self, batch: Batch, mined: Mined | None = None) -> Plan:
         """What to encode and compare; kinds with fewer than two rows in the batch are left out."""
-        sides: list[tuple[PairKind, list[tuple[Ints, Floats]]]] = []
+        sides: list[tuple[PairKind, list[tuple[Ints, Floats]], Bools | None]] = []
         needed: dict[Modality, list[Ints]] = {}
         pairs = 0
         for kind in self._kinds:
@@ -115,17 +116,21 @@ class Planner:
                 continue
             pairs += int(have.sum())
             found = [self._side(batch, m, have) for m in kind]
+            ignore = None
             if mined:
-                extra = [_negatives(mined, (kind[1 - i], kind[i]), found[1 - i][0]) for i in (0, 1)]
+                own = (found[0][0], found[1][0])
+                extra = [_negatives(mined, (kind[1 - i], kind[i]), own[1 - i]) for i in (0, 1)]
                 found = [_widened(side, more) for side, more in zip(found, extra, strict=True)]
-            sides.append((kind, found))
+                ignore = _not_mined_for(mined, kind, own, (found[0][0], found[1][0]))
+            sides.append((kind, found, ignore))
             for modality, (contents, _) in zip(kind, found, strict=True):
                 needed.setdefault(modality, []).append(contents)
         whole = {
             m: lists[0] if len(lists) == 1 else np.unique(np.concatenate(lists))
             for m, lists in needed.items()
         }
-        return Plan(whole, tuple(self._comparison(kind, found, whole) for kind, found in sides), pairs)
+        compared = tuple(self._comparison(kind, found, ignore, whole) for kind, found, ignore in sides)
+        return Plan(whole, compared, pairs)
 
     def _side(self, batch: Batch, modality: Modality, have: Bools) -> tuple[Ints, Floats]:
         contents, place = np.unique(batch.contents[modality][have], return_inverse=True)
@@ -133,7 +138,11 @@ class Planner:
         return contents, weights.astype(np.float32)
 
     def _comparison(
-        self, kind: PairKind, found: list[tuple[Ints, Floats]], whole: Mapping[Modality, Ints]
+        self,
+        kind: PairKind,
+        found: list[tuple[Ints, Floats]],
+        ignore: Bools | None,
+        whole: Mapping[Modality, Ints],
     ) -> Comparison:
         (a, _), (b, _) = found
         positive = self.known[kind].mask(a, b)
@@ -144,7 +153,7 @@ class Planner:
             Side(m, contents, weights, _places(contents, whole[m]))
             for m, (contents, weights) in zip(kind, found, strict=True)
         ]
-        return Comparison(kind, sides[0], sides[1], positive)
+        return Comparison(kind, sides[0], sides[1], positive, None if ignore is None else ignore & ~positive)
 
 
 def _places(contents: Ints, whole: Ints) -> Ints | None:
@@ -156,6 +165,29 @@ def _negatives(mined: Mined, way: tuple[Modality, Modality], queries: Ints) -> I
         return np.empty(0, np.int64)
     found = np.unique(mined[way][queries])
     return found[found >= 0]
+
+
+def _not_mined_for(mined: Mined, kind: PairKind, own: tuple[Ints, Ints], wide: tuple[Ints, Ints]) -> Bools:
+    """Pairs (n, m) of `wide` contents in which one was mined, but not for the other.
+
+    Mining leaves out what looks like an unlabelled positive of a query. To another query of the batch, for
+    which the same content was mined, it must not come back as a negative of this one.
+    """
+    added = [~np.isin(every, mine) for every, mine in zip(wide, own, strict=True)]
+    ignore = added[0][:, None] | added[1]
+    for way, (queries, gallery) in ((kind, wide), (kind[::-1], wide[::-1])):
+        if way not in mined:
+            continue
+        asking = np.flatnonzero(~added[0] if way == kind else ~added[1])
+        for negatives in mined[way][queries[asking]].T:  # a column a rank, (asking,)
+            place = np.minimum(np.searchsorted(gallery, negatives), len(gallery) - 1)
+            hit = gallery[place] == negatives
+            rows, columns = asking[hit], place[hit]
+            if way == kind:
+                ignore[rows, columns] = False
+            else:
+                ignore[columns, rows] = False
+    return np.asarray(ignore)
 
 
 def _widened(side: tuple[Ints, Floats], more: Ints) -> tuple[Ints, Floats]:

@@ -7,7 +7,6 @@ equal those of one process. Started by `accelerate launch`; nothing here is abou
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -17,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from retrieval.training.launch import processes
 from retrieval.training.types import Ints
 
 Thing = TypeVar("Thing")
@@ -124,7 +124,7 @@ def joined(*, cpu: bool) -> Iterator[tuple[Ranks, torch.device | None]]:
     if dist.is_available() and dist.is_initialized():
         yield Ranks(dist.get_rank(), dist.get_world_size()), torch.device("cpu") if cpu else None
         return
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if processes() == 1:
         yield Ranks(), None
         return
     from accelerate import PartialState

@@ -34,7 +34,7 @@ class StepDone:
 class EpochDone:
     """An epoch ended and was validated."""
 
-    epoch: int  # from 1
+    epoch: int  # from 1; 0: validation before the first step
     loss: float  # mean over its steps; NaN where no batch had a pair
     recall: float | None  # validation's mean R@k in [0, 1]; None without validation rows
     best: bool  # the best so far

@@ -277,7 +277,10 @@ class _Writer:
         self._since = time.monotonic()
 
     def put(self, modality: Modality, key: bytes, feature: FloatArray) -> None:
-        if not np.abs(feature).max() <= LARGEST:
+        if not np.isfinite(feature).all():
+            self._state.broken[modality, key] = "its features are not finite"
+            return
+        if np.abs(feature).max() > LARGEST:
             self._state.broken[modality, key] = TOO_LARGE
             return
         self._state.computed += 1

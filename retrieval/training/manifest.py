@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from indexer.errors import ManifestError, MediaError
+from indexer.errors import ManifestError, MediaError, NotATable
 from indexer.manifest import as_text, table_rows, well_formed
 from indexer.media.text import read_text
 from indexer.scan import MANIFEST_SUFFIXES, FoundItem, FoundMember, scan
@@ -86,6 +86,8 @@ def read_table(name: str) -> PairSet:
     while True:
         try:
             row = next(rows, None)
+        except NotATable as error:
+            raise NotATable(f"{name}: {error.message}", hint=error.hint) from error
         except ManifestError as error:
             raise ManifestError(f"{name}, row {number + 1}: {error.message}", hint=error.hint) from error
         if row is None:

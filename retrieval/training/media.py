@@ -105,7 +105,7 @@ class MediaSource:
         key = _key(modality, contents)
         if modality not in self.media or key in self._expected:
             return
-        while len(self._expected) >= max(self.look_ahead, 1):
+        while len(self._expected) >= max(self.look_ahead, 1) * len(self.media):
             self._expected.popitem(last=False)[1].cancel()
         self._expected[key] = self._submit(modality, contents)
 

@@ -147,6 +147,11 @@ class TrainOptions:
                 f"matryoshka is {list(self.matryoshka)}, expected numbers above 0 and below dim={self.dim}, "
                 "each once"
             )
+        if self.chunk and self.head.hidden_norm == "batch":
+            raise ConfigError(
+                "chunk with head.hidden_norm=batch: statistics of a chunk are not those of the batch",
+                hint="use head.hidden_norm=layer, or chunk=0",
+            )
         if self.device is Device.CPU and self.precision is Precision.FP16:
             raise ConfigError("precision is fp16 on a CPU, which has none", hint="use precision=bf16 or f32")
 

@@ -113,10 +113,18 @@ class RowCollector:
     def finish(self, *, what: str = "rows") -> PairSet:
         """The rows in the order of their first mention. ManifestError where none is left."""
         if not self._kept:
-            raise ManifestError(self._nothing(what), hint="relative paths start at the folder of the source")
+            raise ManifestError(self._nothing(what), hint=self._remedy())
         rows = tuple(replace(kept.row, texts=tuple(kept.texts)) for kept in self._kept.values())
         digest = _digest([replace(kept.said, texts=tuple(kept.texts)) for kept in self._kept.values()])
         return PairSet(self.source, rows, digest, tuple(self.problems), tuple(self.notes))
+
+    def _remedy(self) -> str:
+        """What to do where no row is left, by what was wrong with the first of them."""
+        if not self.problems:
+            return "give rows with two or more of image, text and audio each"
+        if all("a pair takes two" in why for _, why in self.problems[:FIRST_REASONS]):
+            return "fill in a second one of the columns image, text and audio"
+        return f"check the paths: relative ones start at {self.base}"
 
     def _nothing(self, what: str) -> str:
         if not self.seen and not self.problems:

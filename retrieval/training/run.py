@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from indexer.errors import ConfigError, TrainingError
+from indexer.errors import TrainingStopped
 from indexer.types import FloatArray, Modality
 from retrieval.config import Settings, cache_dir
 from retrieval.training.duplicates import group_near
@@ -27,8 +27,17 @@ from retrieval.training.features import (
     FeatureWarning,
     collect_features,
 )
-from retrieval.training.options import Start, TrainOptions, load_options, parse_overrides
-from retrieval.training.split_file import SPLIT_FILE, split_bytes
+from retrieval.training.finish import write_model
+from retrieval.training.launch import is_first, one_at_a_time
+from retrieval.training.options import Device, TrainOptions, load_options, options_from, parse_overrides
+from retrieval.training.preflight import (
+    check_request,
+    check_rows,
+    check_start,
+    check_unfreeze,
+    checked_places,
+    luck_note,
+)
 from retrieval.training.splits import assign_splits, find_leaks
 from retrieval.training.types import Examples, Ints, PairKind, PairSet, Row, Split
 
@@ -44,7 +53,6 @@ if TYPE_CHECKING:
     from retrieval.training.unfreeze import Unfreeze
 
 FAILURES_SHOWN = 5
-SAMPLES = 4  # real media of a modality that a written tower is compared on
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +99,6 @@ class TrainReport:
     rows: Mapping[Split, int]
     pairs: Mapping[PairKind, int]  # among the training rows
     failures: tuple[tuple[str, str], ...]  # media that could not be used, and why
-    start_recall: float | None  # validation's mean R@k before the first step
     options: TrainOptions
     run_folder: Path
 
@@ -102,68 +109,55 @@ def read_options(file: Path | None, overrides: Sequence[str]) -> TrainOptions:
     return parse_overrides(overrides, base)
 
 
-def train_model(job: TrainJob, *, settings: Settings, on_event: OnEvent) -> TrainReport:
-    """Train, write the model to `job.out`, and say what came of it.
+def train_model(job: TrainJob, *, settings: Settings, on_event: OnEvent) -> TrainReport | None:
+    """Train, write the model to `job.out`, and say what came of it; None in all processes but the first.
 
     ConfigError, ManifestError, TrainingError or LeakageRefused before hours are spent; TrainingStopped after
     ctrl-C, with a checkpoint that `resume` goes on from.
     """
-    from retrieval.training.finetune import parse_unfreeze
-    from retrieval.training.placement import placed
-    from retrieval.training.tune import check_tune
+    from retrieval.training.distributed import joined
 
-    out, run_folder = _checked_out(job)
-    placed(job.options)
-    if job.unfreeze:
-        parse_unfreeze(job.unfreeze)
-    if job.tune:
-        check_tune(job.tune)
+    first = is_first()
+    on_event = on_event if first else (lambda _event: None)
+    out, run_folder = checked_places(job)
+    asked = check_request(job)
     on_event(Step("reading the rows"))
     pairs = _read(job)
     _say_problems(pairs, on_event)
+    check_rows(pairs, job.options)
+    check_start(job.options, pairs)
     on_event(Step("loading the base model"))
     base = _base(job.base, settings)
-    collected = _collect(pairs, base, settings, on_event)
+    check_unfreeze(asked, pairs.rows, base)
+    if job.teacher is not None:
+        _base(job.teacher, settings)
+    with one_at_a_time(cache_dir()):
+        collected = _collect(pairs, base, settings, on_event)
     rows = [pairs.rows[number] for number in collected.kept]
     splits = _split(job, rows, collected, on_event)
-    prepared = _Prepared(job, base, rows, collected, splits, run_folder)
-    trained = _fit(prepared, settings, on_event)
+    prepared = Prepared(job, base, rows, collected, splits, run_folder)
+    with joined(cpu=job.options.device is Device.CPU):
+        trained = _fit(prepared, settings, on_event)
+    if not first:
+        return None
     on_event(Step("writing the model"))
-    bundle = _write(prepared, trained, pairs, out, on_event)
+    bundle = write_model(
+        out,
+        prepared,
+        trained,
+        pairs,
+        workers=settings.workers,
+        progress=lambda text, share: on_event(Step(text, share)),
+    )
     return TrainReport(
         bundle=bundle,
         result=trained.result,
         rows={split: len(numbers) for split, numbers in splits.items()},
         pairs=prepared.part(Split.TRAIN).pair_counts(),
         failures=(*pairs.problems, *collected.failures),
-        start_recall=trained.start_recall,
         options=trained.options,
         run_folder=run_folder,
     )
-
-
-def _checked_out(job: TrainJob) -> tuple[Path, Path]:
-    """The model's folder and the run's; ConfigError or TrainingError where they cannot be used."""
-    from retrieval.models.trained import check_out
-    from retrieval.training.checkpoint import has_checkpoint
-
-    if job.out is None:
-        raise ConfigError("--out is missing", hint="name the new model's folder: --out models/NAME")
-    if (job.source is None) == (job.from_index is None):
-        raise ConfigError(
-            "exactly one of SOURCE and --from-index is needed", hint="triptych train pairs.parquet --out DIR"
-        )
-    out = job.out.expanduser().absolute()
-    run_folder = out.with_name(f"{out.name}.run")
-    check_out(out)
-    if job.resume and not has_checkpoint(run_folder / "checkpoints"):
-        raise TrainingError(f"{run_folder} holds no checkpoint", hint="leave out --resume to begin anew")
-    if not job.resume and has_checkpoint(run_folder / "checkpoints"):
-        raise TrainingError(
-            f"{run_folder} holds a run that was not finished",
-            hint="go on with --resume, remove that folder, or choose another --out",
-        )
-    return out, run_folder
 
 
 def _read(job: TrainJob) -> PairSet:
@@ -208,9 +202,15 @@ def _collect(pairs: PairSet, base: Model, settings: Settings, on_event: OnEvent)
 
     wanted = {modality for row in pairs.rows for modality in row.modalities}
     towers = {m: base.bundle.spec.tower(m) for m in Modality if m in wanted}
+    for modality in (m for m, tower in towers.items() if tower is None):
+        on_event(Note(f"the base model {base.name} has no {modality} tower: {modality} is not used"))
     collected = collect_features(
         pairs.rows,
-        {modality: backbone_of(tower) for modality, tower in towers.items() if tower is not None},
+        {
+            modality: backbone_of(tower, base.bundle)
+            for modality, tower in towers.items()
+            if tower is not None
+        },
         cache=cache_dir() / "features",
         workers=settings.workers or None,
         threads=settings.threads,
@@ -226,18 +226,22 @@ def _split(job: TrainJob, rows: Sequence[Row], collected: Collected, on_event: O
     alike = group_near(collected.features, collected.examples.contents)
     for line in alike.notes:
         on_event(Note(line))
-    splits = assign_splits(rows, validation=job.options.validation, test=job.options.test, groups=alike.numbers)
+    splits = assign_splits(
+        rows, validation=job.options.validation, test=job.options.test, groups=alike.numbers
+    )
     leaks = find_leaks(rows, collected.examples, collected.features, splits)
+    leaks.refuse(allowed=job.allow_leaks)
     for line in leaks.lines():
         on_event(Note(line))
-    leaks.refuse(allowed=job.allow_leaks)
     counts = ", ".join(f"{len(numbers)} {split}" for split, numbers in splits.items())
     on_event(Note(f"rows: {counts}"))
+    if note := luck_note(collected.examples.take(splits[Split.VALIDATION]), job.options):
+        on_event(Note(note))
     return splits
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Prepared:
+class Prepared:
     """Everything that training starts from."""
 
     job: TrainJob
@@ -252,16 +256,17 @@ class _Prepared:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Trained:
+class Trained:
+    """What training leaves behind."""
+
     space: SharedSpace
     modules: Mapping[Modality, nn.Module]  # fine-tuned backbones
     result: TrainResult
-    start_recall: float | None
     options: TrainOptions
     trials: Sequence[Mapping[str, Any]]
 
 
-def _fit(prepared: _Prepared, settings: Settings, on_event: OnEvent) -> _Trained:
+def _fit(prepared: Prepared, settings: Settings, on_event: OnEvent) -> Trained:
     """Heads, or heads and backbones, trained to their best on validation."""
     from retrieval.training.finetune import TunedSpace, parse_unfreeze
     from retrieval.training.known_base import known_base
@@ -274,12 +279,11 @@ def _fit(prepared: _Prepared, settings: Settings, on_event: OnEvent) -> _Trained
     )
     options = job.options
     trials: Sequence[Mapping[str, Any]] = ()
-    if job.tune:
+    if job.tune and job.resume:
+        options = _resumed_options(prepared)
+    elif job.tune:
         options, trials = _tuned(prepared, data, on_event)
     space = _start(prepared, options)
-    start_recall = _recall(space, features, data.validation, options)
-    if start_recall is not None:
-        on_event(Note(f"before training: validation recall {start_recall:.3f}"))
     asked = parse_unfreeze(job.unfreeze)
     with known_base(space, features, media=frozenset(asked)) as known, ExitStack() as stack:
         learner: SharedSpace = space
@@ -289,33 +293,21 @@ def _fit(prepared: _Prepared, settings: Settings, on_event: OnEvent) -> _Trained
         folder = prepared.run_folder
         result = train(learner, source, data, options, folder, on_event=on_event, resume=job.resume)
     heads, modules = learner.result() if isinstance(learner, TunedSpace) else (space, {})
-    return _Trained(heads, modules, result, start_recall, options, trials)
+    return Trained(heads, modules, result, options, trials)
 
 
-def _teacher(prepared: _Prepared, settings: Settings, on_event: OnEvent) -> dict[Modality, FloatArray]:
-    """The teacher's unit vectors of each content, NaN where it has none; nothing where none was asked for."""
+def _teacher(prepared: Prepared, settings: Settings, on_event: OnEvent) -> dict[Modality, FloatArray]:
+    """The teacher's vectors of each content; nothing where none was asked for."""
+    from retrieval.training.teacher import teacher_vectors
+
     if prepared.job.teacher is None:
-        if prepared.job.options.loss.uses_teacher:
-            raise ConfigError("this loss learns from a teacher", hint="name a model: --teacher MODEL")
         return {}
-    from retrieval.evaluation.encode import encode_rows
-    from retrieval.training.media import media_of
-
     model = _base(prepared.job.teacher, settings)
     on_event(Step(f"vectors of the teacher {model.name}"))
-    encoded = encode_rows(model, prepared.rows, workers=settings.workers)
-    vectors: dict[Modality, FloatArray] = {}
-    for modality, names in media_of(prepared.rows, prepared.collected, encoded.vectors).items():
-        number = {name: place for place, name in enumerate(encoded.names[modality])}
-        found = np.full((len(names), model.dim), np.nan, np.float32)
-        for place, name in enumerate(names):
-            if name in number:
-                found[place] = encoded.vectors[modality][number[name]]
-        vectors[modality] = found
-    return vectors
+    return teacher_vectors(model, prepared.rows, prepared.collected, workers=settings.workers)
 
 
-def _start(prepared: _Prepared, options: TrainOptions) -> SharedSpace:
+def _start(prepared: Prepared, options: TrainOptions) -> SharedSpace:
     """The untrained space that options ask for."""
     from retrieval.models.backbones import base_head
     from retrieval.training.start import make_space
@@ -327,25 +319,16 @@ def _start(prepared: _Prepared, options: TrainOptions) -> SharedSpace:
     return make_space(options, widths, heads, features, prepared.part(Split.TRAIN))
 
 
-def _recall(space: SharedSpace, features: Any, examples: Examples, options: TrainOptions) -> float | None:
-    """Validation's mean R@k of a space as it is, by cached features."""
-    if not len(examples):
-        return None
-    import torch
+def _resumed_options(prepared: Prepared) -> TrainOptions:
+    """What an earlier search chose, as the run that was stopped has it."""
+    from retrieval.training.checkpoint import latest_checkpoint
 
-    from retrieval.evaluation.metrics import mean_recall
-
-    space.eval()
-    with torch.inference_mode():
-        vectors = {
-            m: space.encode(m, torch.from_numpy(np.asarray(features[m], np.float32))).numpy()
-            for m in space.modalities
-        }
-    return mean_recall(vectors, examples, ks=(options.metric_k,))
+    _, found = latest_checkpoint(prepared.run_folder / "checkpoints")
+    return options_from(found.facts["options"])
 
 
 def _tuned(
-    prepared: _Prepared, data: TrainingData, on_event: OnEvent
+    prepared: Prepared, data: TrainingData, on_event: OnEvent
 ) -> tuple[TrainOptions, Sequence[Mapping[str, Any]]]:
     """The best options of several trials on heads, judged by validation."""
     from retrieval.training.known_base import known_base
@@ -367,14 +350,19 @@ def _tuned(
         on_event(Note(f"trial {trial.number + 1} of {prepared.job.tune}: {found}"))
 
     on_event(Step("trying options"))
-    found = tune(prepared.job.tune, prepared.job.options, objective, on_trial=tell)
+    try:
+        found = tune(prepared.job.tune, prepared.job.options, objective, on_trial=tell)
+    except TrainingStopped:
+        raise TrainingStopped(
+            "stopped while options were tried; nothing of it is kept", hint="give the same command again"
+        ) from None
     trials = [{"options": trial.options.to_json(), "recall": trial.recall} for trial in found.trials]
     return found.best, trials
 
 
 @contextmanager
 def _unfrozen(
-    prepared: _Prepared,
+    prepared: Prepared,
     space: SharedSpace,
     asked: Mapping[Modality, Unfreeze],
     frozen: Source,
@@ -387,7 +375,8 @@ def _unfrozen(
 
     options = prepared.job.options
     towers = {m: prepared.base.bundle.spec.tower(m) for m in asked}
-    backbones = {m: backbone_of(tower) for m, tower in towers.items() if tower is not None}
+    bundle = prepared.base.bundle
+    backbones = {m: backbone_of(tower, bundle) for m, tower in towers.items() if tower is not None}
     tuned = tuned_space(space, {m: b.load() for m, b in backbones.items()}, asked, seed=options.seed)
     source = MediaSource(
         media_of(prepared.rows, prepared.collected, list(asked)),
@@ -398,36 +387,3 @@ def _unfrozen(
     )
     with source:
         yield tuned, source
-
-
-def _write(prepared: _Prepared, trained: _Trained, pairs: PairSet, out: Path, on_event: OnEvent) -> Bundle:
-    """The model on disk, with what it was made of."""
-    from retrieval.models.trained import TrainedModel, write_trained
-
-    job, counts = prepared.job, {s.value: len(n) for s, n in prepared.splits.items()}
-    provenance = {
-        "data": {"digest": pairs.digest, "rows": len(prepared.rows), "splits": counts},
-        "base": {"name": prepared.base.name, "space_id": prepared.base.space_id},
-        "options": trained.options.to_json(),
-        "unfreeze": job.unfreeze,
-        "trials": list(trained.trials),
-        "validation": {
-            "k": trained.options.metric_k,
-            "before": trained.start_recall,
-            "mean recall": trained.result.best,
-            "epoch": trained.result.best_epoch,
-        },
-    }
-    return write_trained(
-        out,
-        TrainedModel(
-            name=out.name,
-            base=prepared.base.bundle,
-            space=trained.space,
-            modules=trained.modules,
-            from_base=trained.options.start is Start.BASE,
-            provenance=provenance,
-            extra={SPLIT_FILE: split_bytes(prepared.rows, prepared.splits)},
-        ),
-        progress=lambda text, share: on_event(Step(text, share)),
-    )

@@ -17,14 +17,6 @@ from indexer.types import Modality
 from retrieval.training.types import Examples, Ints
 
 
-@dataclass(frozen=True, slots=True)
-class SamplerState:
-    """Where a run stands: the epoch, from 0, and how many of its batches are done."""
-
-    epoch: int = 0
-    position: int = 0
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
     """Rows of the training examples, the same on every rank."""

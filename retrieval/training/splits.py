@@ -19,7 +19,7 @@ import numpy as np
 
 from indexer.errors import LeakageRefused, TrainingError
 from indexer.types import Modality
-from retrieval.training.duplicates import NEAR, Grouping, Linker, cap_of, group_near, near_pairs
+from retrieval.training.duplicates import NEAR, Grouping, Linker, cap_of, near_pairs
 from retrieval.training.types import Examples, Features, Ints, Row, Split
 
 CAPTION_CAP = 0.05  # share of the rows that captions may join into one group
@@ -66,17 +66,6 @@ def groups_from_rows(rows: Sequence[Row], *, alike: Ints | None = None) -> Group
     return Grouping(linker.numbers(), tuple(notes))
 
 
-def groups_from_features(
-    features: Features, examples: Examples, *, thresholds: Mapping[Modality, float] = NEAR
-) -> Ints:
-    """Group numbers, (rows,), of examples with the same or nearly the same picture or sound.
-
-    As `duplicates.group_near`, which also says which pairs its bound left apart; `find_leaks` reports those
-    that then lie on two sides.
-    """
-    return group_near(features, examples.contents, thresholds=thresholds).numbers
-
-
 def assign_splits(
     rows: Sequence[Row],
     *,
@@ -95,7 +84,7 @@ def assign_splits(
     - Where hashing leaves a split empty that was asked for, the group next to it by hash fills it. A
       source with splits of its own but none for validation has that taken out of train; no test is made.
 
-    `groups`, shape (rows,), are further ties (-1: none), such as `groups_from_features` gives. Raises
+    `groups`, shape (rows,), are further ties (-1: none), such as `duplicates.group_near` gives. Raises
     TrainingError for shares that make no sense, and for rows without own splits in too few groups.
     """
     _check_shares(validation, test)

@@ -171,6 +171,7 @@ class Trainer:
             positive=self._tensor(compared.positive),
             scale=self.space.scale,
             bias=self.space.bias,
+            ignore=None if compared.ignore is None else self._tensor(compared.ignore),
             weight=self._weight(compared.a),
             weight_b=self._weight(compared.b),
             teacher=teacher,
@@ -181,7 +182,8 @@ class Trainer:
         return vectors if side.places is None else vectors[self._tensor(side.places)]
 
     def _weight(self, side: Side) -> Tensor | None:
-        return None if (side.weights == side.weights[0]).all() else self._tensor(side.weights)
+        alike = side.weights[0] > 0 and (side.weights == side.weights[0]).all()
+        return None if alike else self._tensor(side.weights)
 
     def _tensor(self, values: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(values).to(self.device, non_blocking=True)

@@ -65,11 +65,12 @@ class TrainResult:
     """How training went. The space that was passed holds the best weights, in eval mode, on the CPU."""
 
     best: float | None  # mean R@k of validation in [0, 1]; None without validation rows
-    best_epoch: int  # from 1
+    best_epoch: int  # from 1; 0: the space that training began at
     history: tuple[EpochDone, ...]
     epochs: int  # done
     steps: int  # done
     stopped: Stopped
+    start: float | None = None  # validation before the first step
 
 
 def train(
@@ -134,6 +135,7 @@ class _Run:
         self.validation = _Validation(self.trainer, data.validation) if len(data.validation) else None
         self.epoch = self.position = 0
         self.loss_sum, self.loss_steps = 0.0, 0
+        self.start: float | None = None
         self.best: float | None = None
         self.best_epoch = 0
         self.best_weights: dict[str, Tensor] = {}
@@ -147,6 +149,8 @@ class _Run:
     def go(self) -> TrainResult:
         """All epochs that are left."""
         trainer, sampler, options = self.trainer, self.trainer.sampler, self.options
+        if not trainer.number:
+            self._validate_start()
         while (stopped := self._over()) is None:
             if options.hard_negatives and not self.position:
                 trainer.mine()
@@ -164,7 +168,7 @@ class _Run:
             self.save()
         self._finish()
         done = tuple(self.history)
-        return TrainResult(self.best, self.best_epoch, done, self.epoch, trainer.number, stopped)
+        return TrainResult(self.best, self.best_epoch, done, self.epoch, trainer.number, stopped, self.start)
 
     def _planned(self) -> Iterator[tuple[Batch, Plan]]:
         """The epoch's batches with what they compare, the next one's media already asked for."""
@@ -219,13 +223,10 @@ class _Run:
         mean = self.loss_sum / self.loss_steps if self.loss_steps else math.nan
         averaged = self.trainer.ema.averaged() if self.trainer.ema else nullcontext()
         with averaged:
-            measured = self.validation.recall() if self.validation and self.ranks.first else None
-            recall = self.ranks.from_first(measured)
+            recall = self._recall()
             better = recall is None or self.best is None or recall > self.best
             if better:
-                self.best, self.best_epoch = recall, self.epoch + 1
-                state = self.space.state_dict().items()
-                self.best_weights = {name: value.detach().cpu().clone() for name, value in state}
+                self._keep(recall, self.epoch + 1)
         event = EpochDone(self.epoch + 1, mean, recall, better)
         self.history.append(event)
         self.epoch, self.position = self.epoch + 1, 0
@@ -234,6 +235,22 @@ class _Run:
         self.on_event(event)
         if self.logs is not None:
             self.logs.add(self.trainer.number, validation_recall=recall, epoch_loss=mean)
+
+    def _validate_start(self) -> None:
+        """What training must beat: the weights that it begins at are the best until then."""
+        self.start = self._recall()
+        if self.start is not None:
+            self._keep(self.start, 0)
+            self.on_event(EpochDone(0, math.nan, self.start, True))
+
+    def _recall(self) -> float | None:
+        measured = self.validation.recall() if self.validation and self.ranks.first else None
+        return self.ranks.from_first(measured)
+
+    def _keep(self, recall: float | None, epoch: int) -> None:
+        self.best, self.best_epoch = recall, epoch
+        state = self.space.state_dict().items()
+        self.best_weights = {name: value.detach().cpu().clone() for name, value in state}
 
     def _over(self) -> Stopped | None:
         patience = self.options.patience
@@ -276,6 +293,7 @@ class _Run:
             "position": self.position,
             "loss": [self.loss_sum, self.loss_steps],
             "best": [self.best, self.best_epoch],
+            "start": self.start,
             "history": [asdict(event) for event in self.history],
             "number": trainer.number,
             "ema_steps": trainer.ema.steps if trainer.ema else 0,
@@ -306,6 +324,7 @@ class _Run:
         self.epoch, self.position = facts["epoch"], facts["position"]
         self.loss_sum, self.loss_steps = facts["loss"]
         self.best, self.best_epoch = facts["best"]
+        self.start = facts["start"]
         self.best_weights = found.part("best")
         self.history = [EpochDone(**event) for event in facts["history"]]
         files.restore_random(facts["random"][self.ranks.rank], trainer.device)

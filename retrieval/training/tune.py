@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from indexer.errors import TrainingError
+from indexer.errors import TrainingError, TrainingStopped
 from retrieval.training.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -98,6 +98,8 @@ def check_tune(count: int) -> None:
 def _try(objective: Objective, options: TrainOptions, number: int) -> Trial:
     try:
         recall = objective(options, number)
+    except TrainingStopped:
+        raise
     except TrainingError as error:
         return Trial(number, options, None, error.message)
     if recall is None:

@@ -6,13 +6,11 @@ import dataclasses
 from collections import Counter
 from pathlib import Path
 
-import named_sounds
 import numpy as np
 import openclipart
 import pytest
 from starter_classes import match_classes
 from starter_fit import Bank, Pairs, Recipe, conse, fit_head, folds, out_of_fold, unit
-from starter_names import ABSENT, CATEGORIES, SOUND_CLASSES
 from starter_scores import mean_recall, ranks, recall_table
 
 SVG = """<svg><metadata><cc:Work><dc:title>{title}</dc:title>
@@ -50,28 +48,6 @@ def test_a_title_that_names_a_collection_is_not_a_name() -> None:
 def test_drawings_without_a_licence_are_left_out() -> None:
     drawing = openclipart.read_drawing("a/gull", SVG.format(title="Gull").replace("PublicDomain", "by-nc"))
     assert openclipart.rows_of([drawing], Path("svg")) == []
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("magic-holy-2", "magic holy"),
-        ("default_gravel_footstep.3", "gravel footstep"),
-        ("wolf-hit-1", "wolf hurt"),
-        ("sword-miss", ""),
-        ("audio-test-signal", ""),
-        ("3", ""),
-    ],
-)
-def test_sound_names_make_phrases(name: str, text: str) -> None:
-    assert named_sounds.phrase(name) == text
-
-
-def test_sound_classes_are_the_categories_in_order_without_the_absent() -> None:
-    assert len(CATEGORIES) == 82
-    assert len(SOUND_CLASSES) == 79
-    assert list(CATEGORIES) == sorted(CATEGORIES)
-    assert set(CATEGORIES) - set(SOUND_CLASSES) == set(ABSENT)
 
 
 def test_matching_finds_which_categories_are_absent() -> None:

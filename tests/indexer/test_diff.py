@@ -161,3 +161,32 @@ def test_more_than_a_fifth_and_more_than_ten_are_refused(total: int, gone: int, 
 def test_a_file_is_dirty_within_a_tick_of_its_reading(age_s: float, dirty: bool) -> None:
     read = 10**18
     assert is_dirty(read - round(age_s * SECOND), read) is dirty
+
+
+def away(path: str) -> FoundItem:
+    """A manifest's row whose picture is not there, with a text of its own."""
+    picture = FoundMember(f"{path}.png", Modality.IMAGE, Source.FILE, 0, 0, error="no such file")
+    text = FoundMember(None, Modality.TEXT, Source.CAPTION, 1, 0, "t", b"t" * 16)
+    return FoundItem(path, (picture, text))
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "place"),
+    [
+        (b"x" * 16, None, "unknown"),  # it was read once
+        (b"x" * 16, "not a picture", "unknown"),  # it was read once, though nothing came of it
+        (None, "no such file", "kept"),  # it was not there the last time either
+        (None, "permission denied", "pending"),  # it was there, and could not be read
+    ],
+)
+def test_a_row_whose_file_is_away_loses_nothing(content: bytes | None, error: str | None, place: str) -> None:
+    members = (
+        Member(Modality.IMAGE, Source.FILE, "a.png", 0, 0, content, error=error),
+        Member(Modality.TEXT, Source.CAPTION, None, 1, 0, b"t" * 16, "t"),
+    )
+    row = Item(item_id_of(ROOT, "a"), ROOT, "a", members)
+    scan = Scan(ROOT, "/r/m.csv", "/r", [away("a"), away("new")], away={"a": ("row 1", "gone")})
+    found = names(compare(scan, [row]))
+    expected: dict[str, list[str]] = {"kept": [], "unknown": [], "pending": ["new"], "gone": []}
+    expected[place] = ["a", *expected[place]]
+    assert found == expected

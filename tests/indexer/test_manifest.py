@@ -89,15 +89,23 @@ def test_bad_rows_are_reported_by_number_and_the_others_go_on(
         {"id": "d", "image": "pics", "text": ""},
     ]
     found = read_manifest(write(media, rows))
-    assert [item.path for item in found.items] == ["b"]
-    assert found.items[0].members[0].path == "pics/cow.png"
-    assert [place.rpartition(", ")[2] for place, _ in found.problems] == ["row 1", "row 3", "row 4", "row 5"]
+    assert [item.path for item in found.items] == ["a", "b", "d"]
+    gone, good, folder = found.items
+    assert good.members[0].path == "pics/cow.png"
+    assert [place.rpartition(", ")[2] for place, _ in found.problems] == ["row 3", "row 4"]
     reasons = [reason for _, reason in found.problems]
-    assert "no such file" in reasons[0]
-    assert "earlier row" in reasons[1]
-    assert "all empty" in reasons[2]
-    assert "not a file" in reasons[3]
-    assert found.unknown == {"a", "d"}
+    assert "earlier row" in reasons[0]
+    assert "all empty" in reasons[1]
+    assert [(m.path, m.text, m.error) for m in gone.members] == [
+        ("pics/gone.png", None, "no such file or directory"),
+        (None, "x", None),
+    ]
+    assert [(m.path, m.error) for m in folder.members] == [("pics", "not a file")]
+    away = {key: (place.rpartition(", ")[2], reason) for key, (place, reason) in found.away.items()}
+    assert set(away) == {"a", "d"}
+    assert away["a"][0] == "row 1"
+    assert "image 'pics/gone.png': no such file" in away["a"][1]
+    assert away["d"] == ("row 5", "image 'pics': not a file: what the index knows of the row is kept")
 
 
 def test_rows_without_an_id_are_keyed_by_content(media: Path) -> None:
@@ -166,14 +174,22 @@ def test_undecodable_names_and_broken_texts_survive(media: Path) -> None:
         ("m.csv", b"text,label\na,b\nc\n", "row 2.*1 fields.*2"),
         ("m.csv", b'text\n"never closed\n', "row 1.*not a table"),
         ("m.csv", b"text,text\na,b\n", "twice"),
-        ("m.parquet", b"PAR1 but not really", "Parquet"),
-        ("m.parquet", b"", "Parquet"),
+        ("m.csv", b"\xff\xfet\0e\0x\0t\0", r"m\.csv: UTF-16"),
+        ("m.csv", b"PAR1\0\0\0", r"m\.csv: a Parquet file, not CSV"),
+        ("m.csv", b"\x89PNG\0\0", r"m\.csv: a binary file"),
+        ("m.jsonl", b"\x1f\x8b\0", r"m\.jsonl: a binary file, not JSON lines"),
+        ("m.parquet", b"PAR1 but not really", r"m\.parquet: a Parquet file that is cut off: it has 19 bytes"),
+        ("m.parquet", b"PAR1\xff\xff\xff\x7fPAR1", r"m\.parquet: a Parquet file that is damaged"),
+        ("m.parquet", b"", r"m\.parquet: not Parquet: the file is empty, 0 bytes"),
+        ("m.parquet", b"image,text\n", r"m\.parquet: not Parquet: it begins with b'imag'"),
     ],
 )
 def test_a_broken_table_is_an_error_as_a_whole(media: Path, name: str, data: bytes, says: str) -> None:
     (media / name).write_bytes(data)
-    with pytest.raises(ManifestError, match=f"(?s){says}"):
+    with pytest.raises(ManifestError, match=f"(?s){says}") as caught:
         read_manifest(media / name)
+    if "row" not in says:
+        assert "row" not in caught.value.message
 
 
 def test_columns_of_a_wrong_type_are_problems_of_their_rows(media: Path) -> None:
@@ -188,6 +204,32 @@ def test_a_manifest_that_is_not_there_is_missing(tmp_path: Path) -> None:
     assert (found.missing, found.kind, found.unknown) == (True, "manifest", {""})
 
 
-def test_an_empty_manifest_has_no_items(tmp_path: Path) -> None:
-    (tmp_path / "m.jsonl").write_text("")
-    assert read_manifest(tmp_path / "m.jsonl").items == []
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("m.csv", b"", "the file is empty, 0 bytes"),
+        ("m.csv", b"image,text\n", "a header and no rows"),
+        ("m.csv", b"image,text\n\n\n", "a header and no rows"),
+        ("m.jsonl", b"", "the file is empty, 0 bytes"),
+        ("m.jsonl", b"\n \n", "no rows"),
+    ],
+)
+def test_a_manifest_without_rows_says_so(tmp_path: Path, name: str, data: bytes, says: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    found = read_manifest(tmp_path / name)
+    assert (found.items, found.empty) == ([], True)
+    ((where, reason),) = found.problems
+    assert where == os.path.realpath(tmp_path / name)
+    assert reason.startswith(f"{says}: nothing to index")
+
+
+def test_a_parquet_file_without_rows_says_so(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "m.parquet")
+    found = read_manifest(tmp_path / "m.parquet")
+    assert (found.empty, found.problems[0][1].split(":")[0]) == (True, "no rows")
+
+
+def test_a_manifest_that_cannot_be_opened_is_no_rows_fault(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").mkdir()
+    with pytest.raises(ManifestError, match=r"m\.csv: cannot be read: is a directory"):
+        read_manifest(tmp_path / "m.csv")

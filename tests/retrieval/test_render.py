@@ -10,12 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from indexer.build import BuildOptions, update
 from indexer.errors import ConfigError
+from indexer.report import FileFailed, UpdateReport, Warned
 from indexer.types import Modality, Range, Source
 from retrieval.render.data import Format, pick_format, render
 from retrieval.render.escape import printable, snippet
+from retrieval.render.report import failure_lines, failures_json, update_json
 from retrieval.render.table import hit_lines
 from retrieval.types import Hit, Query, SearchResult
+from tests.toy import toy_encoders
 
 NASTY = "/m/\x1b[31m[bold]red[/bold]\n\"'\udcff.jpg"
 
@@ -83,6 +87,64 @@ def test_csv_and_paths() -> None:
     assert row["text"] == HIT.text
     assert render(result(HIT, HIT), Format.NUL) == (os.fsencode(NASTY) + b"\0") * 2
     assert render(result(), Format.PATHS) == b""
+
+
+ROW = Hit(
+    *(2, "cd", None, Modality.TEXT, Source.FILE, 0.5),
+    text="white words",
+    manifest="/m/\udcff.csv",
+    key="a/b.png\n",
+)
+
+
+def test_csv_keeps_the_bytes_of_a_path() -> None:
+    first, second = csv.DictReader(io.StringIO(render(result(HIT, ROW), Format.CSV).decode()))
+    assert bytes.fromhex(first["path_bytes"]) == os.fsencode(NASTY)
+    assert (first["key"], first["manifest"]) == ("", "")
+    assert (second["path"], second["path_bytes"], second["key"], second["item"]) == (
+        "",
+        "",
+        "a/b.png\n",
+        "cd",
+    )
+
+
+def test_a_row_without_a_file_is_no_path() -> None:
+    assert render(result(HIT, ROW), Format.NUL) == os.fsencode(NASTY) + b"\0"
+    assert render(result(ROW), Format.PATHS) == b""
+    (hit,) = json.loads(render(result(ROW), Format.JSON))["hits"]
+    assert (hit["path"], hit["item"], hit["key"]) == (None, "cd", "a/b.png\n")
+    assert bytes.fromhex(hit["manifest_bytes"]) == b"/m/\xff.csv"
+    assert "path_bytes" not in hit
+    assert hit_lines(result(ROW), here=Path("/m"))[1].endswith(r"white words  (row a/b.png\n of \xff.csv)")
+
+
+def test_an_updates_json_carries_what_is_on_disk() -> None:
+    failures = (FileFailed(NASTY, "broken"), FileFailed("/m/naïve \u202e.png", "worse"))
+    report = UpdateReport({}, failures, 0, {}, {}, 0, 0, {}, 1, False, {}, (Warned("no list", "mend it"),))
+    written = update_json(report)
+    first, second = written["failures"]
+    assert os.fsdecode(bytes.fromhex(first["path_bytes"])) == NASTY
+    assert "\x1b[31m[bold]" in first["path"]
+    assert second == {"path": "/m/naïve \u202e.png", "error": "worse"}
+    assert written["warnings"] == [{"message": "no list", "hint": "mend it"}]
+
+
+def test_failures_name_the_file_or_the_row(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    manifest = tmp_path / "m" / "list.jsonl"
+    rows = [{"id": "r", "image": "gone\udcff\n.png", "text": "a cow"}, {"id": "blank\x1b", "text": " "}]
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    update(tmp_path / "index", [manifest], encoders=toy_encoders(), options=BuildOptions(workers=1))
+    found = {row["key"]: row for row in failures_json(tmp_path / "index")}
+    gone = found["r"]
+    assert bytes.fromhex(gone["path_bytes"]) == os.fsencode(tmp_path) + b"/m/gone\xff\n.png"
+    assert (gone["kind"], gone["error"]) == ("image", "no such file or directory")
+    assert (found["blank\x1b"]["path"], found["blank\x1b"]["manifest"]) == (None, str(manifest))
+    lines = failure_lines(tmp_path / "index")
+    assert f"{tmp_path}/m/gone\\xff\\n.png: no such file or directory" in lines
+    assert any(line.startswith(f"{manifest}, row 'blank\\x1b': ") for line in lines)
+    assert len(lines) == 2
 
 
 def test_two_formats_are_refused() -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from indexer.errors import ModelError, TrainingError
 from indexer.types import Modality
 from retrieval.models import trained
-from retrieval.models.backbones import BACKBONES
+from retrieval.models.backbones import BACKBONES, backbone_of
 from retrieval.models.bundle import Bundle, ModelSpec, write_bundle
 from retrieval.models.registry import Model
 from retrieval.models.starter.spec import starter_spec
@@ -227,6 +227,22 @@ def test_an_untrained_tower_stays_only_in_the_bases_space(
         assert bundle.spec.tower(AUDIO) == base.spec.tower(AUDIO)
         assert (bundle.folder / "audio.onnx").read_text() == "the base's audio.onnx"
         assert (bundle.folder / "audio.onnx.data").is_file()
+
+
+@pytest.mark.usefixtures("no_export")
+def test_a_fine_tuned_backbone_is_served_from_its_model(base: Bundle, tmp_path: Path) -> None:
+    network = copy.deepcopy(pristine(TEXT))
+    with torch.no_grad():
+        next(network.parameters()).mul_(1.5)
+    bundle = write_trained(tmp_path / "tuned", model(base, TEXT, modules={TEXT: network}))
+    tower = bundle.spec.tower(TEXT)
+    assert tower is not None
+    with pytest.raises(ModelError, match="fine-tuned"):
+        backbone_of(tower)
+    found = backbone_of(tower, bundle)
+    assert found.fingerprint != BACKBONES[NAMES[TEXT]].fingerprint  # its features have a cache of their own
+    state = found.load().state_dict()
+    assert all(torch.equal(state[name], value) for name, value in network.state_dict().items())
 
 
 @pytest.mark.usefixtures("no_export")

@@ -7,7 +7,7 @@ batches of rows, or optimizers. Imports torch.
 from retrieval.training.losses.make import make_loss
 from retrieval.training.losses.nested import nested
 from retrieval.training.losses.options import Distance, LossKind, LossOptions, Negatives
-from retrieval.training.losses.pair import Loss, Pair, label_positives, positives
+from retrieval.training.losses.pair import Loss, Pair
 
 __all__ = [
     "Distance",
@@ -16,8 +16,6 @@ __all__ = [
     "LossOptions",
     "Negatives",
     "Pair",
-    "label_positives",
     "make_loss",
     "nested",
-    "positives",
 ]

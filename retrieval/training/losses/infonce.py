@@ -4,9 +4,9 @@ With logits s = scale * cosine and a target distribution q_i over the positives 
 
     L_i = - sum_j q_ij log( exp(s_ij) / sum_k exp(s_ik) ),    L = (mean_i L_i + mean_j L_j) / 2,
 
-the second mean being the same over columns. q is uniform over a row's positives, or in proportion to the
-pair's `share`; smoothing e takes (1 - e) q + e / (entries that are not ignored). Ignored entries leave the
-sum below the line, too. With one positive a row it is CLIP's cross-entropy.
+the second mean being the same over columns. q is uniform over a row's positives; smoothing e takes
+(1 - e) q + e / (entries that are not ignored). Ignored entries leave the sum below the line, too. With one
+positive a row it is CLIP's cross-entropy.
 
 Prefer it by default: it uses every negative of a batch at once and weighs the hard ones by itself. Prefer
 sigmoid.py for small batches, or where many pairs are wrong or match several others unbeknown; triplet.py
@@ -25,8 +25,6 @@ def infonce(pair: Pair, *, smoothing: float = 0.0) -> Tensor:
     """The mean over both directions, a scalar; `smoothing` is 0 or more and less than 1."""
     logits = shut(pair.logits(), pair.ignore)
     target = pair.targets().to(logits.dtype)
-    if pair.share is not None:
-        target = target * pair.share.to(logits.dtype)
     rows = mean_of(*_terms(logits, target, pair.ignore, dim=1, smoothing=smoothing), pair.weight)
     columns = mean_of(*_terms(logits, target, pair.ignore, dim=0, smoothing=smoothing), pair.weight_b)
     return 0.5 * (rows + columns)

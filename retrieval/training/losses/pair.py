@@ -34,7 +34,6 @@ class Pair:
     ignore: Tensor | None = None  # (n, m) bool: neither positive nor negative
     weight: Tensor | None = None  # (n,) 0 or more: how much each row counts; None: alike
     weight_b: Tensor | None = None  # (m,) the same of columns
-    share: Tensor | None = None  # (n, m) 0 or more: how much of a target each positive gets; infonce only
     teacher: Tensor | None = None  # (n, m) a stronger model's cosines, NaN where it has none; distill only
 
     def __post_init__(self) -> None:
@@ -42,7 +41,6 @@ class Pair:
         wanted: dict[str, tuple[int, ...]] = {
             "positive": (rows, columns),
             "ignore": (rows, columns),
-            "share": (rows, columns),
         }
         wanted |= {"teacher": (rows, columns), "weight": (rows,), "weight_b": (columns,)}
         for name, shape in wanted.items():
@@ -68,26 +66,6 @@ class Pair:
 
 
 Loss = Callable[[Pair], Tensor]  # a scalar; lower is better
-
-
-def positives(rows_a: Tensor, rows_b: Tensor, contents_a: Tensor, contents_b: Tensor) -> Tensor:
-    """Which entries belong together, (n, m) bool: the same row, or contents that some row here pairs.
-
-    `rows_*` are the rows that vectors come from, `contents_*` their contents (an image's number, a text's
-    number), all int64. Two rows with one picture make each other's texts positives of it, and two rows with
-    one text make each other's pictures so. Numbers below 0 match nothing.
-    """
-    same = (rows_a[:, None] == rows_b[None]) & (rows_a[:, None] >= 0)
-    kind_a, kind_b = _kinds(contents_a), _kinds(contents_b)
-    known = torch.zeros(len(rows_a), len(rows_b), dtype=torch.bool, device=same.device)
-    i, j = same.nonzero(as_tuple=True)
-    known[kind_a[i], kind_b[j]] = True
-    return known[kind_a][:, kind_b]
-
-
-def label_positives(labels_a: Tensor, labels_b: Tensor) -> Tensor:
-    """Which entries have the same label, (n, m) bool; labels are int64, below 0: none, which matches none."""
-    return (labels_a[:, None] == labels_b[None]) & (labels_a[:, None] >= 0)
 
 
 def cosines(a: Tensor, b: Tensor) -> Tensor:
@@ -122,9 +100,3 @@ def unit(vectors: Tensor) -> Tensor:
     there = squares > torch.finfo(whole.dtype).tiny
     lengths = torch.where(there, squares, torch.ones_like(squares)).sqrt()
     return (whole / lengths).where(there, torch.zeros_like(whole)).to(vectors.dtype)
-
-
-def _kinds(contents: Tensor) -> Tensor:
-    """Contents as numbers from 0 to below their count; each one below 0 is a kind of its own."""
-    own = -1 - torch.arange(len(contents), device=contents.device)
-    return torch.unique(torch.where(contents < 0, own, contents), return_inverse=True)[1]

@@ -28,7 +28,7 @@ from retrieval.training.losses.pair import Pair, cosines, mean_of, safe_total, s
 
 
 def supcon(pair: Pair, *, within: bool = True) -> Tensor:
-    """The mean over the anchors of both sides, a scalar; `pair.positive` is label_positives | positives."""
+    """The mean over the anchors of both sides, a scalar; `pair.positive` has what shares a label or a row."""
     if not within:
         return infonce(pair)
     vectors = torch.cat([pair.a, pair.b])

@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 
 from indexer.errors import LeakageRefused, TrainingError
 from indexer.types import Modality
-from retrieval.training.duplicates import Linker
+from retrieval.training.duplicates import Linker, group_near
 from retrieval.training.splits import (
     assign_splits,
     find_leaks,
-    groups_from_features,
     groups_from_rows,
     normal_caption,
 )
@@ -252,7 +251,7 @@ def test_grouping_by_features_leaves_no_leak(
     world: tuple[list[Row], Examples, dict[Modality, np.ndarray]],
 ) -> None:
     rows, examples, features = world
-    groups = groups_from_features(features, examples)
+    groups = group_near(features, examples.contents).numbers
     assert groups.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 0]
     splits = assign_splits(rows, validation=0.3, test=0.3, groups=groups)
     report = find_leaks(rows, examples, features, splits)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,11 +77,13 @@ def test_it_learns(tmp_path: Path, more: tuple[str, ...]) -> None:
 def test_events_tell_the_whole_run(tmp_path: Path) -> None:
     seen: list[TrainEvent] = []
     result = train(space(options()), source(), data(), options("epochs=2"), tmp_path, on_event=seen.append)
-    assert [type(event) for event in seen] == [EpochStart, *[StepDone] * 4, EpochDone, CheckpointSaved] * 2
+    first, *rest = seen
+    assert first == EpochDone(0, pytest.approx(math.nan, nan_ok=True), result.start, True)
+    assert [type(event) for event in rest] == [EpochStart, *[StepDone] * 4, EpochDone, CheckpointSaved] * 2
     steps = [event for event in seen if isinstance(event, StepDone)]
     assert [event.step for event in steps] == list(range(1, 9))
     assert steps[-1].eta_s == 0.0
-    assert result.history == tuple(event for event in seen if isinstance(event, EpochDone))
+    assert result.history == tuple(event for event in rest if isinstance(event, EpochDone))
     assert list((tmp_path / "logs").glob("events.out.tfevents.*"))
 
 
@@ -102,7 +106,39 @@ def test_early_stopping_keeps_the_best(tmp_path: Path) -> None:
     result = train(made, source(), data(), chosen, tmp_path)
     assert result.stopped is Stopped.PATIENCE
     assert result.epochs == result.best_epoch + 2
-    assert result.best == max(event.recall for event in result.history if event.recall is not None)
+    assert result.best == max(result.start, *(event.recall for event in result.history))
+    assert result.best_epoch == 0  # it is what training began at
+    vectors = {m: made.encode(m, source().inputs(m, np.arange(160))).detach().numpy() for m in WIDTHS}
+    assert mean_recall(vectors, data().validation, ks=(10,)) == pytest.approx(result.start, abs=1e-6)
+
+
+def test_rows_of_weight_zero_ask_for_nothing() -> None:
+    chosen = options()
+    nothing = replace(data().train, weights=np.zeros(120, np.float32))
+    silent = Trainer(space(chosen), source(), nothing, chosen)
+    assert silent.step(next(iter(silent.sampler.batches(0)))) == 0.0
+
+
+def test_what_was_mined_for_one_query_is_no_negative_of_another() -> None:
+    """Content 50 was mined for picture 0 only: picture 1 must not be pushed away from it, nor it from 1."""
+    planner = trainer_of(options()).planner
+    rows = np.array([0, 1, 2])
+    mined = np.full((160, 1), -1)
+    mined[0] = 50
+    batch = Batch(rows, dict.fromkeys(WIDTHS, rows))
+    (compared,) = (
+        one for one in planner.plan(batch, {(IMAGE, TEXT): mined}).comparisons if one.kind == (IMAGE, TEXT)
+    )
+    assert compared.b.contents.tolist() == [0, 1, 2, 50]
+    assert compared.b.weights.tolist() == [1.0, 1.0, 1.0, 0.0]
+    assert compared.ignore is not None
+    assert compared.ignore.tolist() == [[False] * 4, [False] * 3 + [True], [False] * 3 + [True]]
+    back = {(TEXT, IMAGE): mined}
+    (compared,) = (one for one in planner.plan(batch, back).comparisons if one.kind == (IMAGE, TEXT))
+    assert compared.a.contents.tolist() == [0, 1, 2, 50]
+    assert compared.ignore is not None
+    assert compared.ignore[3].tolist() == [False, True, True]
+    assert not compared.ignore[:3].any()
 
 
 def test_gradient_caching_changes_nothing() -> None:
@@ -200,7 +236,7 @@ def test_a_diverged_loss_stops_with_what_to_lower(tmp_path: Path) -> None:
 
         def inputs(self, modality: Modality, contents: np.ndarray) -> torch.Tensor:
             self.calls += 1
-            return super().inputs(modality, contents) * (float("nan") if self.calls > 18 else 1.0)
+            return super().inputs(modality, contents) * (float("nan") if self.calls > 24 else 1.0)
 
     with pytest.raises(TrainingError, match=r"loss is nan at step \d+, in epoch 2") as caught:
         train(space(options()), Broken(features()), data(), options(), tmp_path)

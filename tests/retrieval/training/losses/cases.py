@@ -23,7 +23,6 @@ class Case:
     ignore: float = 0.0
     weighted: bool = False
     zero_weights: bool = False
-    shared: bool = False
     taught: bool = False
     scale: float = 5.0
 
@@ -42,7 +41,6 @@ NAMED = {
     "all ignored": Case(seed=10, positive=0.5, ignore=1.0),
     "weights": Case(seed=11, positive=0.3, ignore=0.1, weighted=True),
     "weights of zero": Case(seed=12, weighted=True, zero_weights=True),
-    "shares": Case(seed=13, positive=0.5, shared=True, weighted=True),
     "a teacher": Case(seed=14, positive=0.3, ignore=0.2, weighted=True, taught=True),
 }
 
@@ -55,7 +53,6 @@ cases = st.builds(
     positive=st.sampled_from([None, 0.1, 0.4, 1.0]),
     ignore=st.sampled_from([0.0, 0.2, 0.6]),
     weighted=st.booleans(),
-    shared=st.booleans(),
     taught=st.booleans(),
     scale=st.sampled_from([0.5, 10.0, 40.0]),
 )
@@ -87,7 +84,6 @@ def make_pair(case: Case) -> Pair:
         ignore=rand(*shape) < case.ignore if case.ignore else None,
         weight=weight if case.weighted else None,
         weight_b=weight_b if case.weighted else None,
-        share=rand(*shape) if case.shared else None,
         teacher=teacher if case.taught else None,
         scale=torch.tensor(case.scale, dtype=torch.float64, requires_grad=True),
         bias=torch.tensor(-1.5, dtype=torch.float64, requires_grad=True),

@@ -68,23 +68,21 @@ def log_sum(values: Sequence[Tensor]) -> Tensor:
 
 def infonce(pair: Pair, *, smoothing: float = 0.0) -> Tensor:
     logits = [[pair.scale * one for one in line] for line in cosine_table(pair)]
-    shares = [[1.0] * len(pair.b) for _ in pair.a] if pair.share is None else pair.share.tolist()
 
     def terms(way: int) -> list[Tensor | None]:
-        tables = (logits, kind_table(pair), shares)
+        tables = (logits, kind_table(pair))
         lines = zip(*(tables if way == 0 else map(turned, tables)), strict=True)
         found: list[Tensor | None] = []
-        for line, kinds, share in lines:
+        for line, kinds in lines:
             there = [j for j, kind in enumerate(kinds) if kind != NEITHER]
             near = [j for j, kind in enumerate(kinds) if kind == POSITIVE]
-            total = sum(share[j] for j in near)
-            if total <= 0:
+            if not near:
                 found.append(None)
                 continue
             bottom = log_sum([line[j] for j in there])
             term = zero(pair)
             for j in there:
-                target = (1 - smoothing) * (share[j] / total if j in near else 0.0) + smoothing / len(there)
+                target = (1 - smoothing) * (1 / len(near) if j in near else 0.0) + smoothing / len(there)
                 term = term - target * (line[j] - bottom)
             found.append(term)
         return found

@@ -1,0 +1,75 @@
+"""`triptych eval` through its entry point, on a model that the command line trained."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_train import Here, here, rows_of, write_table
+from tests.conftest import TrainedFolder
+
+__all__ = ["here"]  # the fixture
+pytestmark = pytest.mark.starter
+
+
+def test_the_rows_that_training_held_out_are_measured_and_compared(
+    trained_here: TrainedFolder, tmp_path: Path
+) -> None:
+    """As a process, into a pipe: stdout is JSON and nothing else."""
+    html = tmp_path / "report.html"
+    triptych = Path(sys.executable).parent / "triptych"
+    command = [triptych, "eval", trained_here.table, "--model", trained_here.model, "--compare", "starter"]
+    done = subprocess.run(
+        [*map(str, command), "--json", "--html", str(html)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    splits = json.loads((trained_here.model / "model.json").read_text())["provenance"]["data"]["splits"]
+    assert found["rows"] == splits["test"]
+    assert f"{splits['test']} test rows of 48, as photos split them" in done.stderr
+    assert {way["from"] + way["to"] for way in found["directions"]} == {"imagetext", "textimage"}
+    assert found["comparison"] is not None
+    page = html.read_text()
+    assert page.lower().startswith("<!doctype html>")
+    assert "http://" not in page.replace("http://www.w3.org/", "")  # nothing is fetched
+
+
+def test_a_table_for_a_person_and_a_nested_dimension(trained_here: TrainedFolder, here: Here) -> None:
+    code, out, said = here("eval", trained_here.table, "--model", trained_here.model, "--dim", "64")
+    assert code == 0, said
+    assert "image to text" in out
+    assert "95 % interval" in out
+    code, _, said = here("eval", trained_here.table, "--model", trained_here.model, "--dim", "65")
+    assert code == 2
+    assert "64" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["{table}", "--split", "nosuch"], "train, validation, test, all"),
+        (["nowhere.csv"], "there is no nowhere.csv"),
+        (["{table}", "--model", "none"], "no model none"),
+        (["{table}", "--html", "no/such/report.html"], "does not exist"),
+        (["{table}", "--by-label", "--split", "all"], "label"),
+    ],
+)
+def test_an_error_is_short_and_says_what_to_do(
+    trained_here: TrainedFolder, here: Here, arguments: list[str], part: str
+) -> None:
+    code, out, said = here("eval", *[one.format(table=trained_here.table) for one in arguments])
+    assert (code, out) == (2, "")
+    assert part in said
+    assert "Traceback" not in said
+
+
+def test_an_empty_split_is_named(trained_here: TrainedFolder, here: Here, tmp_path: Path) -> None:
+    rows = [{**row, "split": "train"} for row in rows_of(trained_here.table)]
+    code, _, said = here("eval", write_table(tmp_path / "rows.csv", rows))
+    assert code == 2
+    assert "is in the test split" in said
+    assert "--split all" in said

@@ -1,0 +1,34 @@
+"""Fixtures of whole updates: a tree, an index, and decoding without processes for tests that can do so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.indexer.trees import (
+    InlinePool,
+)
+
+
+@pytest.fixture
+def decoding(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inline, but for tests that ask for real `workers`; for modules that use this fixture."""
+    if "workers" not in request.fixturenames:
+        monkeypatch.setattr("indexer.build.DecodePool", InlinePool)
+
+
+@pytest.fixture
+def workers() -> None:
+    """Decode in real worker processes."""
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    (tmp_path / "tree").mkdir()
+    return tmp_path / "tree"
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Path:
+    return tmp_path / "index"
