@@ -53,12 +53,12 @@ def stamps_demo(index: Path) -> int:
     named = ("--index", from_here(index))
     if triptych("index", from_here(STAMPS / "manifest.parquet"), *named):
         return 2
-    cow, siren = stamp("animals/mammals/bovines/cow"), stamp("vehicles/emergency/firetruck", "audio")
+    cow, violin = stamp("animals/mammals/bovines/cow"), stamp("hobbies/music/string/violin", "audio")
     for title, arguments in (
         ("words -> pictures", ("search", "a singing bird", "--in", "image")),
         ("words -> sounds", ("search", "fireworks exploding", "--in", "audio")),
         ("a picture -> words", ("search", cow, "--in", "text")),
-        ("a sound -> pictures and words", ("search", siren, "--in", "image,text")),
+        ("a sound -> pictures and words", ("search", violin, "--in", "image,text")),
     ):
         print(f"\n--- {title}", end="")
         if triptych(*arguments, "-k", "4", *named):
@@ -108,9 +108,11 @@ def main() -> int:
     parser.add_argument("--media", type=Path, help="your own folder, in place of the stamps")
     options = parser.parse_args()
     CACHE.mkdir(exist_ok=True)
+    index = CACHE / ("stamps.triptych" if options.media is None else "own.triptych")
+    shutil.rmtree(index, ignore_errors=True)  # of an earlier demo, perhaps with an earlier model
     if options.media is None:
-        return stamps_demo(CACHE / "stamps.triptych")
-    return folder_demo(options.media.expanduser().absolute(), CACHE / "own.triptych")
+        return stamps_demo(index)
+    return folder_demo(options.media.expanduser().absolute(), index)
 
 
 if __name__ == "__main__":

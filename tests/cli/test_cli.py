@@ -263,6 +263,7 @@ def test_a_text_search_loads_no_torch(indexed: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_reference_is_up_to_date() -> None:
-    script = Path(__file__).parents[2] / "docs" / "make_cli_reference.py"
-    assert subprocess.run([sys.executable, str(script), "--check"], check=False).returncode == 0
+def test_generated_pages_are_up_to_date() -> None:
+    for name in ("make_cli_reference.py", "make_starter_tables.py"):
+        script = Path(__file__).parents[2] / "docs" / name
+        assert subprocess.run([sys.executable, str(script), "--check"], check=False).returncode == 0, name

@@ -29,7 +29,7 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     stamps.mkdir(parents=True)
     rows = [
         {"id": "animals/mammals/bovines/cow", "image": "stamps/cow.png", "audio": None},
-        {"id": "vehicles/emergency/firetruck", "image": "stamps/truck.png", "audio": "stamps/truck.ogg"},
+        {"id": "hobbies/music/string/violin", "image": "stamps/violin.png", "audio": "stamps/violin.ogg"},
     ]
     pq.write_table(pa.Table.from_pylist(rows), stamps / "manifest.parquet")
     monkeypatch.chdir(tmp_path)
@@ -54,7 +54,7 @@ def test_the_stamps_demo_shows_what_it_runs(ran: list[list[str]], capsys: pytest
     assert len(commands) == 5
     assert all(command[0] == program and command[-2:] == index for command in commands)
     assert commands[3][2] == "data/cache/tuxpaint-stamps/stamps/cow.png"
-    assert commands[4][2] == "data/cache/tuxpaint-stamps/stamps/truck.ogg"
+    assert commands[4][2] == "data/cache/tuxpaint-stamps/stamps/violin.ogg"
 
 
 def test_the_folder_demo_shows_what_it_runs(
