@@ -264,7 +264,8 @@ def train(
     negatives: Annotated[str | None, typer.Option(help="Of triplets: random, hardest or semi-hard.")] = None,
     head: Annotated[str | None, typer.Option(help="linear, mlp, residual or fourier.")] = None,
     start: Annotated[
-        str | None, typer.Option(help="Where training begins: base, random, ridge, procrustes or cca.")
+        str | None,
+        typer.Option(help="Where training begins: base, random, ridge, procrustes, fourier or cca."),
     ] = None,
     unfreeze: Annotated[str, typer.Option(help="Train backbones too: image:2,text:lora,audio:all.")] = "",
     epochs: Annotated[int | None, typer.Option(help="Times through the training rows.")] = None,
@@ -282,7 +283,9 @@ def train(
     teacher: Annotated[
         str | None, typer.Option(help="A model whose similarities are learned from (distillation).")
     ] = None,
-    tune: Annotated[int, typer.Option(min=0, help="First try so many settings on validation.")] = 0,
+    tune: Annotated[
+        int, typer.Option(min=0, help="First try so many settings of heads, of any kind, on validation.")
+    ] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a stopped run saved.")] = False,
     allow_leaks: Annotated[
         bool, typer.Option("--allow-leaks", help="Train though content lies on both sides of a split.")

@@ -162,7 +162,14 @@ def chance_recall(relevant: npt.ArrayLike, gallery: int, depth: int) -> Doubles:
 def mean_recall(
     vectors: Mapping[Modality, FloatArray], examples: Examples, *, ks: Sequence[int] = KS
 ) -> float:
-    """The mean of R@k over k and over every direction that the rows have, in [0, 1]; higher is better.
+    """The mean of R@k over k and over every direction that the rows have, in [0, 1]; see `mean_recalls`."""
+    return float(np.mean(mean_recalls(vectors, examples, ks=ks)))
+
+
+def mean_recalls(
+    vectors: Mapping[Modality, FloatArray], examples: Examples, *, ks: Sequence[int]
+) -> tuple[float, ...]:
+    """For each k the mean of R@k over every direction that the rows have, in [0, 1]; higher is better.
 
     `vectors` are unit vectors of the contents that `examples` points into, (contents, d) each. This is
     what early stopping watches: it finds only the rank of the best relevant content.
@@ -175,16 +182,17 @@ def mean_recall(
             "no row has two modalities, so there is nothing to measure",
             hint="give validation rows with at least two of image, text and audio",
         )
-    return float(np.mean([_recalls(vectors, match(examples, way), way, ks) for way in ways]))
+    found = np.mean([_recalls(vectors, match(examples, way), way, ks) for way in ways], axis=0)
+    return tuple(found.tolist())
 
 
 def _recalls(
     vectors: Mapping[Modality, FloatArray], matching: Matching, direction: Direction, ks: Sequence[int]
-) -> float:
+) -> list[float]:
     queries, gallery = checked_vectors(vectors, matching, direction)
     best = ranking.best_targets(queries, gallery, matching.relevance)
     ranks = ranking.relevant_ranks(queries, gallery, best)
-    return float(np.mean([(ranks <= k).mean() for k in ks]))
+    return [float((ranks <= k).mean()) for k in ks]
 
 
 def checked_vectors(

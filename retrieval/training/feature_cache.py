@@ -11,6 +11,7 @@ import contextlib
 import mmap
 import secrets
 import struct
+import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -30,6 +31,7 @@ HASH = 16  # bytes of a content hash
 LARGEST = float(np.finfo(np.float16).max)  # what a feature may be
 STALE_S = 86_400.0  # what a writer left unfinished for so long is nobody's any more
 # Magic, the network's fingerprint, width, rows, CRC-32 of keys and of values; then the CRC-32 of all that.
+IN_MEMORY = 1 << 28  # bytes of a table above which it lies in a file
 _HEADER = struct.Struct("<8s32sIIII")
 _CHECK = struct.Struct("<I")
 _START = 64  # where the keys begin
@@ -54,6 +56,16 @@ class _Block:
         if not self.checked:
             self.checked = zlib.crc32(np.ascontiguousarray(self.values).view(np.uint8).data) == self.crc
         return self.checked
+
+
+def roomy(folder: Path, rows: int, width: int) -> Halves:
+    """An empty table (rows, width); a large one lies in an unnamed file in `folder`, mapped into memory."""
+    if rows * width * 2 <= IN_MEMORY:
+        return np.empty((rows, width), np.float16)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:  # its space is freed with the last map of it
+        file.truncate(rows * width * 2)
+        return np.memmap(file, np.float16, "r+", shape=(rows, width))
 
 
 class FeatureCache:
@@ -109,7 +121,7 @@ class FeatureCache:
             _, places, at = rows.setdefault(id(block), (block, [], []))
             places.append(place)
             at.append(row)
-        found = np.empty((len(hashes), self.width), np.float16)
+        found = roomy(self.folder, len(hashes), self.width)
         for block, places, at in rows.values():
             order: Ints = np.argsort(at)  # read a file from front to back
             found[np.asarray(places)[order]] = block.values[np.asarray(at)[order]]

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from indexer.types import Modality
+from retrieval.config import cache_dir
+from retrieval.training.feature_cache import roomy
 from retrieval.training.heads import OnBase
 from retrieval.training.space import SharedSpace
 from retrieval.training.types import Features
@@ -56,11 +58,13 @@ def known_base(space: SharedSpace, features: Features, *, media: frozenset[Modal
 
 
 def _joined(head: OnBase, table: npt.NDArray[np.float16]) -> npt.NDArray[np.float16]:
-    parts = []
+    width = table.shape[1]
+    whole = roomy(cache_dir(), len(table), width + head.dim)
     head.base.eval()
     with torch.inference_mode():
         for start in range(0, len(table), CHUNK):
             rows = np.asarray(table[start : start + CHUNK])
+            whole[start : start + CHUNK, :width] = rows
             vectors = head.base(torch.from_numpy(rows).float()).numpy()
-            parts.append(np.concatenate([rows, vectors.astype(np.float16)], axis=1))
-    return np.concatenate(parts) if parts else np.zeros((0, table.shape[1]), np.float16)
+            whole[start : start + CHUNK, width:] = vectors
+    return whole

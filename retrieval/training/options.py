@@ -70,6 +70,7 @@ class Start(StrEnum):
     RANDOM = "random"
     RIDGE = "ridge"  # linear heads fitted toward text vectors without a gradient
     PROCRUSTES = "procrustes"  # the rotation of features onto text vectors
+    FOURIER = "fourier"  # ridge on random Fourier features, head.hidden of them: kernel ridge, nearly
     CCA = "cca"  # the projections of features and text vectors that correlate most
 
 

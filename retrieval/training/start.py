@@ -14,14 +14,22 @@ from torch import nn
 
 from indexer.errors import ConfigError, TrainingError
 from indexer.types import Modality
-from retrieval.training.closed_form import LinearMap, as_head, cca, procrustes, ridge
+from retrieval.training.closed_form import (
+    FourierMap,
+    LinearMap,
+    as_head,
+    cca,
+    fourier_ridge,
+    procrustes,
+    ridge,
+)
 from retrieval.training.heads import Head, HeadKind, HeadOptions, OnBase, make_head
 from retrieval.training.options import Start, TrainOptions
 from retrieval.training.space import SharedSpace
 from retrieval.training.types import Examples, Features, Ints
 
 MOST_PAIRS = 100_000  # a closed form is fitted on; of more, as many by chance
-FITTED = (Start.RIDGE, Start.PROCRUSTES, Start.CCA)
+FITTED = (Start.RIDGE, Start.PROCRUSTES, Start.FOURIER, Start.CCA)
 
 Floats = npt.NDArray[np.float64]
 Pairs = tuple[Floats, Floats, Floats, Ints]  # inputs, targets, weights, whose input it is
@@ -109,8 +117,16 @@ def _fitted(
     return heads
 
 
-def _map(options: TrainOptions, pairs: Pairs) -> LinearMap:
+def _map(options: TrainOptions, pairs: Pairs) -> LinearMap | FourierMap:
     inputs, targets, weights, groups = pairs
+    if options.start is Start.FOURIER:
+        return fourier_ridge(
+            inputs,
+            targets,
+            features=options.head.hidden,
+            penalty=options.start_penalty or "loo",
+            seed=options.seed % 2**32,
+        )
     if options.start is Start.PROCRUSTES:
         return procrustes(inputs, targets)
     if options.start_penalty:
@@ -129,12 +145,12 @@ def _both(options: TrainOptions, features: Features, examples: Examples) -> tupl
     return found.first, found.second
 
 
-def _finish(options: TrainOptions, modality: Modality, found: LinearMap) -> nn.Module:
-    """A fitted map as the head that is trained: itself if linear, else under one that starts at zero."""
+def _finish(options: TrainOptions, modality: Modality, found: LinearMap | FourierMap) -> nn.Module:
+    """A fitted map as the head that is trained: itself, or a linear one under a head that starts at zero."""
     head = as_head(found)
     if modality in options.freeze:
         return head.requires_grad_(False)
-    if options.head.kind in (HeadKind.LINEAR, HeadKind.IDENTITY):
+    if isinstance(found, FourierMap) or options.head.kind in (HeadKind.LINEAR, HeadKind.IDENTITY):
         return head
     return OnBase(head, _new(options, modality, len(found.weight)))
 

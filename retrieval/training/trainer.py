@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from indexer.errors import TrainingError, TrainingStopped
-from indexer.types import FloatArray, Modality
+from indexer.types import Modality
 from retrieval.training import checkpoint as files
 from retrieval.training.batches import Plan
 from retrieval.training.distributed import Ranks, joined
@@ -36,6 +36,7 @@ from retrieval.training.source import FeatureSource, Inputs, Source
 from retrieval.training.space import SharedSpace
 from retrieval.training.steps import Teacher, Trainer
 from retrieval.training.types import Examples
+from retrieval.training.validation import Validation
 
 __all__ = ["FeatureSource", "Inputs", "Source", "Stopped", "TrainResult", "Trainer", "TrainingData", "train"]
 
@@ -132,11 +133,12 @@ class _Run:
             space, source, data.train, options, placement=placement, ranks=ranks, teacher=data.teacher
         )
         self.digests["frozen"] = _frozen_digest(space)
-        self.validation = _Validation(self.trainer, data.validation) if len(data.validation) else None
+        self.validation = Validation(self.trainer, data.validation) if len(data.validation) else None
         self.epoch = self.position = 0
         self.loss_sum, self.loss_steps = 0.0, 0
         self.start: float | None = None
         self.best: float | None = None
+        self.best_first = 0.0
         self.best_epoch = 0
         self.best_weights: dict[str, Tensor] = {}
         self.history: list[EpochDone] = []
@@ -223,10 +225,10 @@ class _Run:
         mean = self.loss_sum / self.loss_steps if self.loss_steps else math.nan
         averaged = self.trainer.ema.averaged() if self.trainer.ema else nullcontext()
         with averaged:
-            recall = self._recall()
-            better = recall is None or self.best is None or recall > self.best
+            recall, first = self._recall()
+            better = self._better(recall, first)
             if better:
-                self._keep(recall, self.epoch + 1)
+                self._keep(recall, first, self.epoch + 1)
         event = EpochDone(self.epoch + 1, mean, recall, better)
         self.history.append(event)
         self.epoch, self.position = self.epoch + 1, 0
@@ -238,17 +240,26 @@ class _Run:
 
     def _validate_start(self) -> None:
         """What training must beat: the weights that it begins at are the best until then."""
-        self.start = self._recall()
+        self.start, first = self._recall()
         if self.start is not None:
-            self._keep(self.start, 0)
+            self._keep(self.start, first, 0)
             self.on_event(EpochDone(0, math.nan, self.start, True))
 
-    def _recall(self) -> float | None:
-        measured = self.validation.recall() if self.validation and self.ranks.first else None
-        return self.ranks.from_first(measured)
+    def _recall(self) -> tuple[float | None, float]:
+        """Validation's mean R@k, and its R@1, which tells spaces apart whose R@k is the same."""
+        found = self.validation.recalls() if self.validation and self.ranks.first else None
+        recall, first = self.ranks.from_first(found) or (None, 0.0)
+        return recall, first
 
-    def _keep(self, recall: float | None, epoch: int) -> None:
-        self.best, self.best_epoch = recall, epoch
+    def _better(self, recall: float | None, first: float) -> bool:
+        """Whether these are the best weights so far; of two alike the earlier, but not what it began at."""
+        if recall is None or self.best is None:
+            return True
+        found, best = (recall, first), (self.best, self.best_first)
+        return found > best or (found == best and not self.best_epoch)
+
+    def _keep(self, recall: float | None, first: float, epoch: int) -> None:
+        self.best, self.best_first, self.best_epoch = recall, first, epoch
         state = self.space.state_dict().items()
         self.best_weights = {name: value.detach().cpu().clone() for name, value in state}
 
@@ -292,7 +303,7 @@ class _Run:
             "epoch": self.epoch,
             "position": self.position,
             "loss": [self.loss_sum, self.loss_steps],
-            "best": [self.best, self.best_epoch],
+            "best": [self.best, self.best_first, self.best_epoch],
             "start": self.start,
             "history": [asdict(event) for event in self.history],
             "number": trainer.number,
@@ -323,37 +334,12 @@ class _Run:
         trainer.number = facts["number"]
         self.epoch, self.position = facts["epoch"], facts["position"]
         self.loss_sum, self.loss_steps = facts["loss"]
-        self.best, self.best_epoch = facts["best"]
+        self.best, self.best_first, self.best_epoch = facts["best"]
         self.start = facts["start"]
         self.best_weights = found.part("best")
         self.history = [EpochDone(**event) for event in facts["history"]]
         files.restore_random(facts["random"][self.ranks.rank], trainer.device)
         files.restore_generator(trainer.generator, facts["generators"][self.ranks.rank])
-
-
-class _Validation:
-    """Validation rows with their contents numbered from 0."""
-
-    def __init__(self, trainer: Trainer, examples: Examples) -> None:
-        self.trainer = trainer
-        known = {m: slots for m, slots in examples.contents.items() if m in trainer.space.modalities}
-        self.contents = {m: np.unique(slots[slots >= 0]) for m, slots in known.items()}
-        slots = {m: np.where(s >= 0, np.searchsorted(self.contents[m], s), -1) for m, s in known.items()}
-        self.examples = Examples(slots, examples.labels, examples.groups, examples.weights)
-        if not self.examples.pair_counts():
-            raise TrainingError(
-                f"none of {len(examples)} validation rows has a pair that could be measured",
-                hint="give validation rows with two of image, text and audio",
-            )
-
-    def recall(self) -> float:
-        """Mean R@k over the directions, in [0, 1], of the space as it is now."""
-        from retrieval.evaluation.metrics import mean_recall
-
-        vectors: dict[Modality, FloatArray] = {
-            m: self.trainer.vectors(m, contents) for m, contents in self.contents.items()
-        }
-        return mean_recall(vectors, self.examples, ks=(self.trainer.options.metric_k,))
 
 
 def _check(source: Source, data: TrainingData, options: TrainOptions) -> None:
