@@ -6,6 +6,7 @@ nor written, and dpkg only unpacks. What a package holds is the recipes' busines
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -36,6 +37,20 @@ def require_tools() -> None:
             f"{' and '.join(missing)} not found: this recipe needs Debian or Ubuntu. "
             "On another system, run the demo on a folder of your own: make demo MEDIA=DIR"
         )
+
+
+def run_recipe(
+    build: Callable[[Path], object], about: str | None, folder: str, words: Sequence[str] | None
+) -> int:
+    """A recipe's command line: `build` into --out, by default data/cache/<folder>. Exit status 0 or 2."""
+    parser = argparse.ArgumentParser(description=(about or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=CACHE / folder, metavar="DIR")
+    try:
+        build(parser.parse_args(words).out)
+    except RecipeError as error:
+        say(f"error: {error}")
+        return 2
+    return 0
 
 
 def unpack(packages: Sequence[str], folder: Path, *, cache: Path = CACHE, say: Say = say) -> list[Path]:

@@ -11,7 +11,6 @@ packages, and what is said of their names, stands in sound_sources.py.
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections import Counter
@@ -143,14 +142,7 @@ def _version() -> bytes:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 2 with the reason on stderr."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=debian.CACHE / "named-sounds", metavar="DIR")
-    try:
-        build(parser.parse_args(words).out)
-    except debian.RecipeError as error:
-        debian.say(f"error: {error}")
-        return 2
-    return 0
+    return debian.run_recipe(build, __doc__, "named-sounds", words)
 
 
 if __name__ == "__main__":

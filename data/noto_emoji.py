@@ -10,7 +10,6 @@ font is under the SIL Open Font License 1.1.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import unicodedata
 from collections.abc import Sequence
@@ -88,14 +87,7 @@ def build(out: Path) -> Path:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 2 with the reason on stderr."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=debian.CACHE / "noto-emoji", metavar="DIR")
-    try:
-        build(parser.parse_args(words).out)
-    except debian.RecipeError as error:
-        debian.say(f"error: {error}")
-        return 2
-    return 0
+    return debian.run_recipe(build, __doc__, "noto-emoji", words)
 
 
 if __name__ == "__main__":

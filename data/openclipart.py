@@ -11,7 +11,6 @@ pictures share a name (polygon stars, colour gradients, playing cards).
 
 from __future__ import annotations
 
-import argparse
 import html
 import re
 import sys
@@ -169,14 +168,7 @@ def _is_cut(word: str, whole: str) -> bool:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 2 with the reason on stderr."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=debian.CACHE / "openclipart", metavar="DIR")
-    try:
-        build(parser.parse_args(words).out)
-    except debian.RecipeError as error:
-        debian.say(f"error: {error}")
-        return 2
-    return 0
+    return debian.run_recipe(build, __doc__, "openclipart", words)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ package's copyright file lists, public domain and GPL-2+ mostly; nothing of them
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 from collections import Counter
@@ -155,14 +154,7 @@ def _relative(path: Path, base: Path) -> str:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 2 with the reason on stderr."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, default=debian.CACHE / "tuxpaint-stamps", metavar="DIR")
-    try:
-        build(parser.parse_args(words).out)
-    except debian.RecipeError as error:
-        debian.say(f"error: {error}")
-        return 2
-    return 0
+    return debian.run_recipe(build, __doc__, "tuxpaint-stamps", words)
 
 
 if __name__ == "__main__":
