@@ -55,6 +55,7 @@ bench: setup
 	$(BIN)/python benchmarks/update.py
 	$(BIN)/python benchmarks/search_million.py --no-hnswlib
 	$(BIN)/python benchmarks/train_heads.py
+	$(BIN)/python benchmarks/evaluate_large.py
 	$(BIN)/python benchmarks/table.py
 
 docs: setup

@@ -112,7 +112,7 @@ def test_what_is_expected_is_what_comes_and_no_more_is_held(
         return real(self, modality, numbers)
 
     monkeypatch.setattr(MediaSource, "_decode", watched)
-    with MediaSource(files, PREPARERS, Cached(), workers=1, look_ahead=2) as opened:
+    with MediaSource(files, PREPARERS, Cached(), workers=1, look_ahead=1) as opened:
         for contents in ([0, 1], [2, 3], [2, 3]):
             opened.expect(IMAGE, np.array(contents))
         opened.expect(TEXT, np.array([0]))  # frozen: nothing to do

@@ -108,5 +108,5 @@ def test_schedule() -> None:
     shares = [lr_share(step, steps=10, warmup=0.2, schedule=Schedule.COSINE) for step in range(10)]
     assert shares[:3] == [0.5, 1.0, 1.0]
     assert shares[6] == pytest.approx(0.5)
-    assert all(0 < later < earlier for earlier, later in itertools.pairwise(shares))
+    assert all(0 < later < earlier for earlier, later in itertools.pairwise(shares[2:]))
     assert lr_share(9, steps=10, warmup=0.0, schedule=Schedule.CONSTANT) == 1.0
