@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.cli.test_train import Here, here, rows_of, write_table
@@ -73,3 +75,23 @@ def test_an_empty_split_is_named(trained_here: TrainedFolder, here: Here, tmp_pa
     assert code == 2
     assert "is in the test split" in said
     assert "--split all" in said
+
+
+def test_rows_that_a_model_was_trained_on_are_never_test_rows(
+    trained_here: TrainedFolder, here: Here
+) -> None:
+    """One row more, and the table's digest is another: what the model recorded still counts."""
+    with trained_here.table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    more = write_table(trained_here.table.with_name("more.csv"), [*rows, rows[0] | {"text": "one more"}])
+    recorded = pq.read_table(trained_here.model / "split.parquet").to_pydict()
+    held_out = {
+        name for name, split in zip(recorded["id"], recorded["split"], strict=True) if split == "test"
+    }
+    code, out, said = here("eval", more, "--model", trained_here.model, "--json")
+    assert code == 0, said
+    assert held_out <= json.loads(out)["rows"] <= held_out + 1  # and the new row, perhaps
+    assert "as photos split them" in said
+    code, out, said = here("eval", more, "--model", trained_here.model, "--split", "all", "--json")
+    assert code == 0, said
+    assert "its numbers flatter it" in said
