@@ -79,6 +79,18 @@ class Fitted:
     bias: Array  # (384,)
     after: Array  # (384, 384)
 
+    @property
+    def tensors(self) -> dict[str, Any]:
+        """The numbers by their names in a head's file."""
+        return {
+            "class_vectors": self.classes,
+            "temperature": np.float32(self.recipe.temperature),
+            "conse_gain": np.float32(self.recipe.gain),
+            "after": self.after,
+            "residual.weight": self.weight.T,
+            "residual.bias": self.bias,
+        }
+
     def vectors(self, features: Array, logits: Array) -> Array:
         """Unit vectors (n, 384)."""
         mixed = conse(logits, self.classes, top=self.recipe.top, temperature=self.recipe.temperature)

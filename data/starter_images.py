@@ -260,15 +260,7 @@ def write_image(fitted: Fitted, report: dict[str, Any]) -> None:
 
     wide, classes = fitted.weight.shape[0], len(fitted.classes)
     head = ImageHead(HeadShape(wide, classes, fitted.recipe.top))
-    numbers = {
-        "class_vectors": fitted.classes,
-        "temperature": np.float32(fitted.recipe.temperature),
-        "conse_gain": np.float32(fitted.recipe.gain),
-        "after": fitted.after,
-        "residual.weight": fitted.weight.T,
-        "residual.bias": fitted.bias,
-    }
-    head.load_state_dict({n: torch.tensor(v) for n, v in numbers.items()}, strict=False)
+    head.load_state_dict({n: torch.tensor(v) for n, v in fitted.tensors.items()}, strict=False)
     about = {name: report[name] for name in ("recipe", "training", "pairs")} | {"seed": SEED}
     metadata = {"kind": "conse+linear", "version": VERSION, "fitted": json.dumps(about, sort_keys=True)}
     save_head(head, HEADS / "image.safetensors", metadata=metadata)

@@ -347,15 +347,7 @@ def write_audio(fitted: Fitted, report: dict[str, Any]) -> None:
     wide, classes = fitted.weight.shape[0], len(fitted.classes)
     head = AudioHead(HeadShape(wide, classes, fitted.recipe.top, classifier=hidden))
     head.classifier.load_state_dict(source.state_dict())
-    numbers = {
-        "class_vectors": fitted.classes,
-        "temperature": np.float32(fitted.recipe.temperature),
-        "conse_gain": np.float32(fitted.recipe.gain),
-        "after": fitted.after,
-        "residual.weight": fitted.weight.T,
-        "residual.bias": fitted.bias,
-    }
-    head.load_state_dict({n: torch.tensor(v) for n, v in numbers.items()}, strict=False)
+    head.load_state_dict({n: torch.tensor(v) for n, v in fitted.tensors.items()}, strict=False)
     about = {"recipe": report["recipe"], "training": report["training"], "seed": SEED}
     metadata = {"kind": "conse+ridge", "version": VERSION, "fitted": json.dumps(about, sort_keys=True)}
     save_head(head, HEADS / "audio.safetensors", metadata=metadata)

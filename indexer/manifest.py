@@ -199,12 +199,20 @@ def _path_of(row: Row, column: str) -> str | None:
     value = row.get(column)
     if value is None or value == "":
         return None
+    try:
+        return as_path(value, column)
+    except ValueError as error:
+        raise _BadRow(str(error)) from None
+
+
+def as_path(value: Any, column: str) -> str:
+    """A column's value as a path. ValueError where it can be none, with the reason."""
     if not isinstance(value, str):
-        raise _BadRow(f"{column} holds {type(value).__name__}, not a path")
+        raise ValueError(f"{column} holds {type(value).__name__}, not a path")
     try:
         os.fsencode(value)
     except UnicodeEncodeError:
-        raise _BadRow(f"{column} {value!r} can be no file's name") from None
+        raise ValueError(f"{column} {value!r} can be no file's name") from None
     return value
 
 

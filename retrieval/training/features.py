@@ -242,7 +242,7 @@ def _compute(
     """Features of media that lack them, written in blocks as they come; an interrupt loses none that came."""
     needed = {medium.key[1] for medium in media}
     towers = {m: feature_tower(backbones[m], threads=threads) for m in Modality if m in needed}
-    preparers = {modality: _capped(tower.preparer) for modality, tower in towers.items()}
+    preparers = {modality: capped(tower.preparer) for modality, tower in towers.items()}
     writer = _Writer(state)
     with DecodePool(preparers, workers=workers or None, timeout_s=timeout_s) as pool:
         try:
@@ -257,7 +257,7 @@ def _compute(
             writer.flush()
 
 
-def _capped(preparer: Preparer) -> Preparer:
+def capped(preparer: Preparer) -> Preparer:
     """The preparer with a sound's windows limited."""
     return replace(preparer, max_windows=MAX_WINDOWS) if isinstance(preparer, AudioPreparer) else preparer
 

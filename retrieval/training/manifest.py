@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from indexer.errors import ManifestError, MediaError, NotATable
-from indexer.manifest import as_text, table_rows, well_formed
+from indexer.manifest import as_path, as_text, table_rows, well_formed
 from indexer.media.text import read_text
 from indexer.scan import MANIFEST_SUFFIXES, FoundItem, FoundMember, scan
 from indexer.types import Modality
@@ -157,15 +157,7 @@ def _meant(column: str, columns: tuple[str, ...]) -> str | None:
 
 
 def _path(value: Any, column: str) -> str | None:
-    if is_none(value):
-        return None
-    if not isinstance(value, str):
-        raise ValueError(f"{column} holds {type(value).__name__}, not a path")
-    try:
-        os.fsencode(value)
-    except UnicodeEncodeError:
-        raise ValueError(f"{column} {value!r} can be no file's name") from None
-    return value
+    return None if is_none(value) else as_path(value, column)
 
 
 def _texts(value: Any) -> tuple[str, ...]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -22,8 +21,7 @@ from indexer.errors import TrainingError
 from indexer.fsio import hash_bytes
 from indexer.media.workers import Chunk, DecodePool, Failed, Job
 from indexer.types import Modality, Preparer
-from retrieval.encoders.audio import AudioPreparer
-from retrieval.training.features import MAX_WINDOWS, Collected
+from retrieval.training.features import Collected, capped
 from retrieval.training.source import Inputs, Source
 from retrieval.training.types import Ints, Row
 
@@ -60,7 +58,7 @@ class MediaSource:
         pin: bool = False,
     ) -> None:
         self.media, self.frozen = dict(media), frozen
-        self.preparers = {modality: _capped(preparer) for modality, preparer in preparers.items()}
+        self.preparers = {modality: capped(preparer) for modality, preparer in preparers.items()}
         self.look_ahead = look_ahead
         self.pin = pin
         self._pool = DecodePool(
@@ -196,11 +194,6 @@ def collate(
         views[row, : len(one)] = one
         shares[row, : len(one)] = 1.0 / len(one) if given is None else given
     return torch.from_numpy(views), torch.from_numpy(shares)
-
-
-def _capped(preparer: Preparer) -> Preparer:
-    """The preparer with a sound's windows limited."""
-    return replace(preparer, max_windows=MAX_WINDOWS) if isinstance(preparer, AudioPreparer) else preparer
 
 
 class _Kept:
