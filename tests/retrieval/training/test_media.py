@@ -16,7 +16,7 @@ from indexer.media.prepare import prepare_file
 from indexer.types import Modality
 from retrieval.models.backbones import BACKBONES
 from retrieval.models.export import ViewGraph
-from retrieval.training import media
+from retrieval.training import features, media
 from retrieval.training.features import Collected
 from retrieval.training.finetune import features_of
 from retrieval.training.media import MediaSource, collate, media_of
@@ -166,7 +166,7 @@ def test_a_long_sound_is_its_first_windows_each_of_the_same_weight(
     windows = [network(torch.from_numpy(part)).mean(0) for part in parts]
     expected = torch.stack(windows).mean(0)  # as collect_features pools them
     assert torch.allclose(features_of(network, AUDIO, inputs)[0], expected, atol=1e-5)
-    monkeypatch.setattr(media, "MAX_WINDOWS", 1)
+    monkeypatch.setattr(features, "MAX_WINDOWS", 1)
     with MediaSource({AUDIO: [str(path)]}, PREPARERS, Cached(), workers=1) as opened:
         views, _ = opened.inputs(AUDIO, np.array([0]))
     assert np.allclose(views[0].numpy(), parts[0], atol=1e-6)
