@@ -155,7 +155,7 @@ def test_a_sounds_windows_are_capped(tmp_path: Path) -> None:
     from retrieval.encoders.audio import AudioPreparer
 
     plain = AudioPreparer(sample_rate=8000, fft=256, hop=128, mels=8)
-    capped = features._capped(plain)
+    capped = features.capped(plain)
     assert capped.describe() == plain.describe()  # type: ignore[attr-defined]
     path = sound(tmp_path, "long", 200, 61.0)
     starts = [one.range.start for one in prepare_file(path, AUDIO, capped) if one.range]
