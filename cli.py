@@ -1,4 +1,7 @@
-"""The `triptych` command: parse, wire, call, print. No logic; libraries raise, only this file prints."""
+"""The `triptych` command: parse, wire, call, print. No logic; libraries raise, only commands print.
+
+Groups of commands stand in retrieval/commands/.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,9 @@ import typer
 
 from indexer.errors import ConfigError, TrainingStopped, TriptychError
 from indexer.types import Modality
+from retrieval.commands.models import models_app
+from retrieval.commands.talk import DimFlag, JsonFlag, ModelFlag, print_json, say, stderr_console
+from retrieval.commands.training import evaluate, train
 from retrieval.config import Settings, load_settings
 
 HELP = """Search your own pictures, sounds and texts by one another, offline.
@@ -48,7 +54,7 @@ class App(typer.Typer):
             _explain(f"{error.strerror or error}{name}", None)
         except SystemExit as end:
             if end.code == INTERRUPTED:
-                _say("stopped; what was finished is kept, and the same command goes on from there")
+                say("stopped; what was finished is kept, and the same command goes on from there")
             raise
         sys.exit(2)
 
@@ -59,7 +65,7 @@ def _explain(message: str, hint: str | None, *, kind: str = "error: ") -> None:
         raise
     from retrieval.render.escape import printable
 
-    _say(f"{kind}{printable(message)}" + (f"\n  {printable(hint)}" if hint else ""))
+    say(f"{kind}{printable(message)}" + (f"\n  {printable(hint)}" if hint else ""))
 
 
 app = App(
@@ -69,19 +75,8 @@ app = App(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-models_app = typer.Typer(
-    help="Model bundles: list them, show one, build the starter.", no_args_is_help=True, rich_markup_mode=None
-)
-app.add_typer(models_app, name="models")
 
 IndexFlag = Annotated[Path | None, typer.Option("--index", help="The index, or a folder that holds one.")]
-ModelFlag = Annotated[
-    str | None, typer.Option("--model", help="A name or space id from `triptych models list`.")
-]
-DimFlag = Annotated[
-    int | None, typer.Option("--dim", help="Use only the first dimensions of a model trained nested.")
-]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command(epilog='Example: triptych search "a singing bird" --in image -k 5')
@@ -116,7 +111,7 @@ def search(
     if form is Format.TABLE:
         from retrieval.render.table import hit_lines
 
-        print("\n".join(hit_lines(result))) if result.hits else _say("nothing found")
+        print("\n".join(hit_lines(result))) if result.hits else say("nothing found")
     else:
         from retrieval.render.data import render
 
@@ -146,7 +141,7 @@ def index(
     from retrieval.render.report import update_json, update_lines
 
     settings = load_settings().with_flags(workers=workers, timeout_s=timeout)
-    console = _console()
+    console = stderr_console()
     place = place_for(sources or [], index, settings)
     with build_progress(console) as on_build, UpdateProgress(console) as on_event:
         report = update_index(
@@ -160,10 +155,10 @@ def index(
             on_build=on_build,
         )
     if as_json:
-        _print_json(update_json(report))
+        print_json(update_json(report))
     else:
         for line in update_lines(report, place):
-            _say(line)
+            say(line)
     raise typer.Exit(2 if strict and (report.failures or report.failed_before) else 0)
 
 
@@ -181,12 +176,12 @@ def info(
     chosen = _choose(index, load_settings())
     if failures:
         if as_json:
-            _print_json(failures_json(chosen))
+            print_json(failures_json(chosen))
         else:
             for line in failure_lines(chosen):
                 print(line)
     elif as_json:
-        _print_json(info_json(chosen))
+        print_json(info_json(chosen))
     else:
         print("\n".join(info_lines(chosen)))
 
@@ -199,7 +194,7 @@ def verify(index: IndexFlag = None, as_json: JsonFlag = False) -> None:
 
     report = check(_choose(index, load_settings()))
     if as_json:
-        _print_json(verify_json(report))
+        print_json(verify_json(report))
     else:
         print("\n".join(verify_lines(report)))
     raise typer.Exit(2 if report.problems else 0)
@@ -214,9 +209,9 @@ def forget(
     from indexer.build import forget as remove
 
     count = remove(_choose(index, load_settings()), paths)
-    _say(f"forgot {count} item{'s' * (count != 1)}")
+    say(f"forgot {count} item{'s' * (count != 1)}")
     if count and any(path.exists() for path in paths):
-        _say("files that are still there come back with the next update; .triptychignore keeps them out")
+        say("files that are still there come back with the next update; .triptychignore keeps them out")
     raise typer.Exit(0 if count else 1)
 
 
@@ -236,173 +231,20 @@ def embed(
     check_out(out)
     lines = map(os.fsdecode, sys.stdin.buffer) if inputs == ["-"] else inputs
     names = [line.rstrip("\r\n") for line in lines]
-    with build_progress(_console()) as progress:
+    with build_progress(stderr_console()) as progress:
         bundle = load_model(model or load_settings().model, progress=progress)
     rows = list(embed_inputs(names, bundle.tower, dim=bundle.dim, segments=segments))
     write_rows(rows, out, dim=bundle.dim, space_id=bundle.space_id)
     failed = [row for row in rows if row.error]
     for row in failed:
-        _say(printable(f"input {row.input} ({row.label}): {row.error}"))
+        say(printable(f"input {row.input} ({row.label}): {row.error}"))
     nothing = f", {len(failed)} of them NaN" if failed else ""
-    _say(printable(f"{len(rows)} rows of {bundle.dim} dimensions{nothing}: {out}"))
+    say(printable(f"{len(rows)} rows of {bundle.dim} dimensions{nothing}: {out}"))
 
 
-@app.command(epilog="Example: triptych train pairs.parquet --out models/birds --head mlp --epochs 50")
-def train(
-    source: Annotated[
-        str | None,
-        typer.Argument(help="A table, a folder with captions, COCO captions, or WebDataset shards."),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="The folder of the new model.")] = None,
-    from_index: Annotated[
-        Path | None, typer.Option("--from-index", help="Train on the pairs that an index knows.")
-    ] = None,
-    base: Annotated[
-        str | None, typer.Option(help="The model whose backbones, and heads to start at, are used.")
-    ] = None,
-    loss: Annotated[str | None, typer.Option(help="infonce, sigmoid, triplet, supcon or distill.")] = None,
-    negatives: Annotated[str | None, typer.Option(help="Of triplets: random, hardest or semi-hard.")] = None,
-    head: Annotated[str | None, typer.Option(help="linear, mlp, residual or fourier.")] = None,
-    start: Annotated[
-        str | None,
-        typer.Option(help="Where training begins: base, random, ridge, procrustes, fourier or cca."),
-    ] = None,
-    unfreeze: Annotated[str, typer.Option(help="Train backbones too: image:2,text:lora,audio:all.")] = "",
-    epochs: Annotated[int | None, typer.Option(help="Times through the training rows.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Rows a step.")] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="The highest learning rate.")] = None,
-    nested: Annotated[
-        str | None, typer.Option("--nested", help="Smaller dimensions trained along: 64,128.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
-    config: Annotated[Path | None, typer.Option(help="A TOML file of options.")] = None,
-    settings_: Annotated[
-        list[str] | None, typer.Option("--set", help="Any option as KEY=VALUE; see docs/training.md.")
-    ] = None,
-    teacher: Annotated[
-        str | None, typer.Option(help="A model whose similarities are learned from (distillation).")
-    ] = None,
-    tune: Annotated[
-        int, typer.Option(min=0, help="First try so many settings of heads, of any kind, on validation.")
-    ] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where a stopped run saved.")] = False,
-    allow_leaks: Annotated[
-        bool, typer.Option("--allow-leaks", help="Train though content lies on both sides of a split.")
-    ] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Decode processes.")] = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Learn a shared space from pairs of pictures, texts and sounds, and write it as a model."""
-    from retrieval.render.training import TrainProgress, report_json, report_lines
-    from retrieval.training.run import TrainJob, read_options, train_model
-
-    flags: dict[str, object] = {
-        "loss.kind": loss,
-        "loss.negatives": negatives,
-        "head.kind": head,
-        "start": start,
-    }
-    flags |= {"epochs": epochs, "batch_size": batch_size, "lr": lr, "matryoshka": nested}
-    flags |= {"device": device, "seed": seed}
-    given = [f"{name}={value}" for name, value in flags.items() if value is not None]
-    settings = load_settings().with_flags(workers=workers)
-    job = TrainJob(
-        source=source,
-        from_index=from_index,
-        out=out,
-        base=base or settings.model,
-        options=read_options(config, [*given, *(settings_ or [])]),
-        unfreeze=unfreeze,
-        tune=tune,
-        teacher=teacher,
-        resume=resume,
-        allow_leaks=allow_leaks,
-    )
-    with TrainProgress(_console()) as on_event:
-        report = train_model(job, settings=settings, on_event=on_event)
-    if report is None:  # another of several processes reports
-        return
-    if as_json:
-        _print_json(report_json(report))
-    else:
-        for line in report_lines(report):
-            _say(line)
-
-
-@app.command("eval", epilog="Example: triptych eval pairs.parquet --split test --model models/birds")
-def evaluate(
-    source: Annotated[
-        str, typer.Argument(help="What `train` reads, or an index (its own vectors are measured).")
-    ],
-    split: Annotated[str | None, typer.Option(help="train, validation, test (rows' default) or all.")] = None,
-    model: ModelFlag = None,
-    dim: DimFlag = None,
-    compare: Annotated[str | None, typer.Option(help="Another model: paired differences are shown.")] = None,
-    by_label: Annotated[
-        bool, typer.Option("--by-label", help="Relevant is what has the same label.")
-    ] = False,
-    html: Annotated[Path | None, typer.Option(help="Write a report with plots to this file.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Decode processes.")] = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Measure retrieval between modalities: recall, ranks and their intervals, in every direction."""
-    from retrieval.evaluation.measure import EvalJob, measure
-    from retrieval.render.evaluation import comparison_lines, evaluation_lines
-    from retrieval.render.progress import UpdateProgress, build_progress
-
-    console = _console()
-    settings = load_settings().with_flags(workers=workers)
-    job = EvalJob(source, split, model=model, dim=dim, compare=compare, by_label=by_label, html=html)
-    with build_progress(console) as on_build, UpdateProgress(console) as on_event:
-        result = measure(job, settings=settings, on_build=on_build, on_event=on_event)
-    for note in result.notes:
-        _say(note)
-    if as_json:
-        _print_json(result.to_json())
-        return
-    lines = evaluation_lines(result.evaluation)
-    if result.comparison is not None:
-        lines += ["", *comparison_lines(result.comparison, result.about.model, str(result.about.against))]
-    print("\n".join(lines))
-    if html:
-        _say(f"report: {html}")
-
-
-@models_app.command("list", epilog="Example: triptych models list")
-def models_list(as_json: JsonFlag = False) -> None:
-    """The models in the cache, and the starter."""
-    from retrieval.models.registry import list_models
-    from retrieval.render.report import models_json, models_lines
-
-    models = list_models()
-    if as_json:
-        _print_json(models_json(models))
-    else:
-        print("\n".join(models_lines(models)))
-
-
-@models_app.command("show", epilog="Example: triptych models show starter")
-def models_show(name: Annotated[str, typer.Argument(help="A name or space id.")] = "starter") -> None:
-    """One model's towers, weights, licences and space, as JSON."""
-    from retrieval.models.registry import model_spec
-
-    _print_json(model_spec(name))
-
-
-@models_app.command("build", epilog="Example: triptych models build starter")
-def models_build(
-    name: Annotated[str, typer.Argument(help="Only `starter` can be built.")] = "starter",
-) -> None:
-    """Build the starter model from the weights in the installed packages."""
-    from retrieval.models.registry import load_model
-    from retrieval.render.progress import build_progress
-
-    if name != "starter":
-        raise ConfigError(f"{name!r} cannot be built", hint="only `starter` can")
-    with build_progress(_console()) as progress:
-        bundle = load_model(name, progress=progress)
-    _say(f"{bundle.name}: {', '.join(bundle.modalities)} in space {bundle.space_id[:12]}, {bundle.path}")
+app.add_typer(models_app, name="models")
+app.command(epilog="Example: triptych train pairs.parquet --out models/birds --head mlp --epochs 50")(train)
+app.command("eval", epilog="Example: triptych eval pairs.parquet --split test --model models/birds")(evaluate)
 
 
 def _choose(named: Path | None, settings: Settings) -> Path:
@@ -411,7 +253,7 @@ def _choose(named: Path | None, settings: Settings) -> Path:
 
     choice = for_reading(named, settings.index)
     if named is None:
-        _say(f"index {choice.path} ({choice.why})")
+        say(f"index {choice.path} ({choice.why})")
     return choice.path
 
 
@@ -425,28 +267,10 @@ def _modalities(argument: str | None) -> tuple[Modality, ...]:
         ) from None
 
 
-def _console() -> Any:
-    """Where talk and progress go."""
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False, markup=False)
-
-
-def _say(line: str) -> None:
-    """Talk goes to stderr; stdout is data."""
-    print(line, file=sys.stderr)
-
-
 def _say_build(_step: str, share: float) -> None:
     """One line where a search must first build the starter."""
     if share == 0:
-        _say("building the starter model, once (under a minute)")
-
-
-def _print_json(value: object) -> None:
-    import json
-
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+        say("building the starter model, once (under a minute)")
 
 
 if __name__ == "__main__":  # as launchers of several processes start it: `-m cli`
