@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 GRAPH_VERSION = 1  # counts changes of what the feature graphs compute
 TRAINED_HEADS = "heads.safetensors"  # beside a trained model's spec
+TUNED = ", fine-tuned"  # ends the name of a weight that is no longer as published
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,17 @@ class Backbone:
     batch_size: int  # segments that one call of the feature tower handles best
     group: int  # texts, or views, that one call of its graph sees
     make: Callable[[], nn.Module] = field(compare=False, repr=False)  # imports torch; see `load`
+    tokenizer: Path | None = field(default=None, compare=False)  # of texts; None: MiniLM's
+    model: Bundle | None = field(
+        default=None, compare=False, repr=False
+    )  # whose own graph gives its features
 
     def preparer(self) -> Preparer:
         """What its inputs are made with; WeightsMissing where its tokenizer is not installed."""
-        text = self.modality is Modality.TEXT
-        tokenizer = str(verified(MINILM_TOKENIZER)) if text else ""
-        return preparer_of(self.modality, self.preprocessing, self.window, tokenizer=tokenizer)
+        path = ""
+        if self.modality is Modality.TEXT:
+            path = str(self.tokenizer or verified(MINILM_TOKENIZER))
+        return preparer_of(self.modality, self.preprocessing, self.window, tokenizer=path)
 
     def load(self) -> nn.Module:
         """The network as a torch module, frozen, in eval mode: prepared views -> features (n, width).
@@ -68,7 +74,7 @@ class Backbone:
         A text's takes (ids, mask), both (n, tokens), and gives unit vectors. WeightsMissing, with the line
         that installs them, or ModelError where a file is not the pinned one.
         """
-        for weight in BACKBONES[self.id].weights:
+        for weight in BACKBONES[self.id].weights if self.id in BACKBONES else ():
             locate(WEIGHTS[weight.name])  # before torch loads anything
         return self.make()
 
@@ -149,6 +155,8 @@ BACKBONES: dict[str, Backbone] = {
 
 def is_published(tower: TowerSpec) -> bool:
     """Whether a tower's network has its published weights, and was not fine-tuned. False if unknown."""
+    if tower.family:
+        return not any(weight.name.endswith(TUNED) for weight in tower.weights)
     known = BACKBONES.get(tower.backbone)
     return known is not None and [one.sha256 for one in tower.weights] == [
         one.sha256 for one in known.weights
@@ -159,9 +167,12 @@ def backbone_of(tower: TowerSpec, bundle: Bundle | None = None) -> Backbone:
     """The backbone of a model's tower, with the tower's own preprocessing and windows.
 
     One that was fine-tuned is served from its model's `bundle`, which holds the tensors that differ.
-    ModelError where the tower's network is not one of BACKBONES, or is fine-tuned and no bundle is given:
-    then its features cannot be computed apart from the model.
+    A family's network is loaded from the bundle as well, and its features are its embeddings at unit length.
+    ModelError where the tower's network is neither a family's nor one of BACKBONES, or no bundle is given
+    where it is needed: then its features cannot be computed apart from the model.
     """
+    if tower.family:
+        return _of_family(tower, bundle)
     known = BACKBONES.get(tower.backbone)
     if known is None:
         raise ModelError(
@@ -179,6 +190,35 @@ def backbone_of(tower: TowerSpec, bundle: Bundle | None = None) -> Backbone:
             hint="train from the model that it was tuned from, or from the starter",
         )
     return replace(found, weights=tower.weights, make=partial(_tuned, bundle, tower.modality))
+
+
+def _of_family(tower: TowerSpec, bundle: Bundle | None) -> Backbone:
+    if bundle is None:
+        raise ModelError(f"the {tower.modality} tower {tower.backbone} is in its model only")
+    make = family_network if is_published(tower) else _tuned
+    return Backbone(
+        id=tower.backbone,
+        modality=tower.modality,
+        width=tower.width or tower.dim,
+        weights=tower.weights,
+        preprocessing=tower.preprocessing,
+        window=tower.window,
+        batch_size=tower.batch_size,
+        group=tower.group,
+        make=partial(make, bundle, tower.modality),
+        tokenizer=bundle.path(tower.tokenizer),
+        model=bundle if tower.head is None and tower.graph else None,
+    )
+
+
+def family_network(bundle: Bundle, modality: Modality) -> nn.Module:
+    """A family tower's network as published, through the library's own code, at unit length. ModelError."""
+    from retrieval.models.bare import UnitVectors
+    from retrieval.models.families.family import family
+
+    tower = bundle.spec.tower(modality)
+    assert tower is not None
+    return UnitVectors(family(tower.family).load(bundle.path(tower.source), modality)).eval()
 
 
 def _tuned(bundle: Bundle, modality: Modality) -> nn.Module:
@@ -252,12 +292,14 @@ def feature_tower(backbone: Backbone, *, threads: int = 0) -> Encoder:
     """A backbone's features through the fast runtime: float32, (n, width), a segment's views averaged.
 
     Its vectors are features, not of unit length but for texts, and its `space_id` is the fingerprint. The
-    graph is exported once into the user's cache. WeightsMissing, ModelError.
+    graph is exported once into the user's cache, but for models whose own graph gives their features.
+    WeightsMissing, ModelError.
     """
     from retrieval.models.registry import open_tower
 
-    bundle = feature_bundle(backbone)
-    spec = bundle.spec.towers[0]
+    bundle = backbone.model or feature_bundle(backbone)
+    spec = bundle.spec.tower(backbone.modality)
+    assert spec is not None
     tower: Tower = open_tower(
         bundle, spec, space_id=backbone.fingerprint, threads=threads or available_threads()
     )
@@ -297,15 +339,12 @@ def feature_bundle(backbone: Backbone) -> Bundle:
 def _fill(work: Path, backbone: Backbone) -> ModelSpec:
     """Export the backbone's graph into an empty folder; the spec of its one tower."""
     network = backbone.load()
-    from retrieval.models.export import TextGraph, ViewGraph, export, text_samples, view_samples
+    from retrieval.models.export import export_tower
 
-    preparer = backbone.preparer()
     graph = f"{backbone.modality.value}.onnx"
     if backbone.modality is Modality.TEXT:
-        shutil.copyfile(verified(MINILM_TOKENIZER), work / TOKENIZER)
-        export(TextGraph(network).eval(), work / graph, text_samples())
-    else:
-        export(ViewGraph(network, unit=False).eval(), work / graph, view_samples(preparer))
+        shutil.copyfile(backbone.tokenizer or verified(MINILM_TOKENIZER), work / TOKENIZER)
+    export_tower(network, work / graph, backbone.preparer(), unit=False)
     return ModelSpec(
         name=backbone.id,
         towers=(

@@ -50,6 +50,17 @@ class TextFeatures(nn.Module):
         return unit_mean(self.network(input_ids, attention_mask), attention_mask)
 
 
+class UnitVectors(nn.Module):
+    """A network's vectors at unit length: whatever it takes -> (n, width)."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return F.normalize(self.network(*inputs), dim=1)
+
+
 class PictureHead(nn.Module):
     """The starter's image head on features alone, (n, 1280) -> unit vectors (n, 384).
 

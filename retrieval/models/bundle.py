@@ -20,7 +20,7 @@ from indexer.errors import ModelError
 from indexer.fsio import fsync_dir, fsync_file, sha256_file
 from indexer.types import Modality
 
-SCHEMA = 1  # of model.json; a bundle with a later one is refused
+SCHEMA = 2  # of model.json; 2 added families and files in folders; a bundle with a later one is refused
 SPEC = "model.json"
 BUILDING, OLD = ".building-", ".old-"  # prefixes of folders that are no bundle
 
@@ -58,8 +58,18 @@ class TowerSpec:
     batch_size: int  # segments that one call of `encode` handles best
     group: int  # texts, or views, that one call of the graph sees
     precision: str = "f32"
-    graph: str | None = None  # file name; None where the tower was not built
-    missing: str | None = None  # then: the line that installs its weights
+    graph: str | None = None  # file name; None where the tower was not built, or runs in torch only
+    missing: str | None = None  # where it was not built: the line that installs its weights
+    family: str = ""  # the library that its network comes from, see families/; "": one of BACKBONES
+    source: str = ""  # a family's: the bundle's folder with the library's own files
+    tokenizer: str = "tokenizer.json"  # file name; of texts
+    quantised: str = ""  # file name of its int8 graph; "" where there is none
+    width: int = 0  # of a family's embedding, where a head makes another dimension of it; 0: `dim`
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can encode: by its graph, or by its library."""
+        return bool(self.graph or self.family)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +125,7 @@ class ModelSpec:
     @property
     def modalities(self) -> tuple[Modality, ...]:
         """Those whose tower was built."""
-        return tuple(m for m in Modality if any(t.graph and t.modality is m for t in self.towers))
+        return tuple(m for m in Modality if any(t.usable and t.modality is m for t in self.towers))
 
     def tower(self, modality: Modality) -> TowerSpec | None:
         return next((tower for tower in self.towers if tower.modality is modality), None)
@@ -193,10 +203,11 @@ class Bundle:
         return bundle
 
     def path(self, name: str) -> Path:
-        """A file of the bundle; ModelError for a name that leads out of it."""
-        if Path(name).name != name:
+        """A file or folder of the bundle; ModelError for a name that leads out of it."""
+        parts = name.split("/")
+        if "\\" in name or ":" in name or not all(part.strip(". ") for part in parts):
             raise ModelError(f"the model names a file outside its folder: {name!r}")
-        return self.folder / name
+        return self.folder.joinpath(*parts)
 
     def verify(self) -> list[str]:
         """Read every file; what is wrong, a line each."""
@@ -232,40 +243,51 @@ def write_bundle(folder: Path, fill: Callable[[Path], ModelSpec], *, sweep: bool
     return Bundle.load(folder)
 
 
-def keep_bundle(bundle: Bundle, folder: Path) -> Bundle:
+def keep_bundle(
+    bundle: Bundle, folder: Path, *, check: Callable[[Bundle], None] = lambda _bundle: None
+) -> Bundle:
     """A copy of a bundle from elsewhere, as hard links where the file system allows, at `folder`.
 
-    Every checksum is compared first; ModelError says which differs. All or nothing, as `write_bundle`.
+    Every checksum is compared first, ModelError says which differs; then `check` may refuse it. All or
+    nothing, as `write_bundle`.
     """
     graphs = [tower.graph for tower in bundle.spec.towers if tower.graph]
     problems = [f"{name} is not among its files" for name in graphs if name not in bundle.spec.files]
     if problems := problems + bundle.verify():
         raise ModelError(f"{bundle.folder}: {'; '.join(problems)}", hint="copy or make that model again")
+    check(bundle)
 
     def fill(work: Path) -> ModelSpec:
         for name in bundle.spec.files:
-            source = bundle.path(name).resolve()
-            try:
-                (work / name).hardlink_to(source)
-            except OSError:  # another file system, or one without links
-                shutil.copyfile(source, work / name)
+            link_or_copy(bundle.path(name), work / name)
         return bundle.spec
 
     return write_bundle(folder, fill)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same file at `target`, whose folder is made: a hard link where the file system allows."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.hardlink_to(source.resolve())
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+
+
 def _seal(work: Path, spec: ModelSpec) -> None:
     """Write the spec with every file's checksum, and make all of it durable."""
+    found = sorted(path for path in work.rglob("*") if path.is_file())
     files = {
-        path.name: FileRef(sha256_file(path), path.stat().st_size)
-        for path in sorted(work.iterdir())
-        if path.name != SPEC
+        path.relative_to(work).as_posix(): FileRef(sha256_file(path), path.stat().st_size)
+        for path in found
+        if path != work / SPEC
     }
     text = json.dumps(replace(spec, files=files).to_json(), indent=2, sort_keys=True)
     (work / SPEC).write_text(text + "\n", encoding="utf-8")
-    for path in work.iterdir():
+    for path in (*found, work / SPEC):
         fsync_file(path)
-    fsync_dir(work)
+    for folder in (*(path for path in work.rglob("*") if path.is_dir()), work):
+        fsync_dir(folder)
     work.chmod(0o755)  # mkdtemp's folders are private
 
 

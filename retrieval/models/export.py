@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from indexer.errors import ModelError
 from indexer.types import Modality, Preparer
-from retrieval.encoders.tower import OUTPUT
+from retrieval.encoders.tower import OUTPUT, text_inputs
 from retrieval.runtime.onnx import OnnxRuntime
 
 TOLERANCE = 1e-4  # largest difference of a coordinate between torch and the graph, for unit vectors
@@ -76,10 +76,10 @@ def unit_mean(hidden: Tensor, mask: Tensor) -> Tensor:
     return F.normalize((hidden * counted).sum(1) / counted.sum(1).clamp_min(1.0), dim=1)
 
 
-def text_samples() -> dict[str, Any]:
-    """Two texts of the starter's tokenizer, one of them padded, to trace and compare a TextGraph with."""
-    ids = np.array([[101, 2417, 11190, 102, 0], [101, 1037, 6281, 4743, 102]], dtype=np.int64)
-    return {"input_ids": ids, "attention_mask": (ids > 0).astype(np.int64)}
+def text_samples(preparer: Preparer) -> dict[str, Any]:
+    """Two texts of unlike length, as a tower pads them, to trace and compare a TextGraph with."""
+    texts = ("a red hat", "a lighthouse on a rock in the evening, waves")
+    return dict(text_inputs([preparer.tensor(text) for text in texts]))
 
 
 def view_samples(preparer: Preparer) -> dict[str, Any]:
@@ -95,18 +95,35 @@ def view_samples(preparer: Preparer) -> dict[str, Any]:
     return {"views": views[:3], "pool": pool}
 
 
+def export_tower(
+    network: nn.Module, path: Path, preparer: Preparer, *, head: nn.Module | None = None, unit: bool = True
+) -> None:
+    """A tower's one graph, by `export`: its network, the average of views, the head, unit length."""
+    if preparer.modality is Modality.TEXT:
+        fixed = bool(getattr(preparer, "pad_to", 0))  # else as many tokens as the longest text has
+        export(TextGraph(network, head).eval(), path, text_samples(preparer), fixed_length=fixed)
+    else:
+        export(ViewGraph(network, head, unit=unit).eval(), path, view_samples(preparer))
+
+
 def export(
-    graph: TextGraph | ViewGraph, path: Path, samples: Mapping[str, Any], *, tolerance: float = TOLERANCE
+    graph: TextGraph | ViewGraph,
+    path: Path,
+    samples: Mapping[str, Any],
+    *,
+    tolerance: float = TOLERANCE,
+    fixed_length: bool = False,
 ) -> None:
     """Write `graph` to `path`, its weights to `path`.data, which a runtime can map into memory.
 
-    `samples` are inputs as a runtime takes them; the first two axes of texts and matrices, and the first of
-    views, become free. ModelError where the graph's output is not torch's: `tolerance` is a share of the
-    largest value expected, or of 1 where that is smaller.
+    `samples` are inputs as a runtime takes them. The first two axes of texts and matrices, and the first of
+    views, become free; with `fixed_length` only the first of texts. ModelError where the graph's output is
+    not torch's: `tolerance` is a share of the largest value expected, or of 1 where that is smaller.
     """
     inputs = tuple(torch.from_numpy(samples[name]) for name in graph.inputs)
     free = torch.export.Dim.DYNAMIC
-    shapes = tuple({0: free} if t.ndim > 2 else {0: free, 1: free} for t in inputs)
+    rows_only = fixed_length and isinstance(graph, TextGraph)
+    shapes = tuple({0: free} if t.ndim > 2 or rows_only else {0: free, 1: free} for t in inputs)
     with _quiet():
         torch.onnx.export(
             graph,

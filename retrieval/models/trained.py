@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from torch import Tensor, nn
 
 from indexer.errors import ModelError, TrainingError
 from indexer.types import Modality
-from retrieval.models.backbones import BACKBONES
+from retrieval.models.backbones import BACKBONES, TUNED, family_network, is_published
 from retrieval.models.bundle import (
     Bundle,
     HeadRef,
@@ -31,17 +29,19 @@ from retrieval.models.bundle import (
     TowerSpec,
     WeightRef,
     canonical_json,
+    link_or_copy,
     write_bundle,
 )
-from retrieval.models.export import TOLERANCE, TextGraph, ViewGraph, export, text_samples, view_samples
+from retrieval.models.export import TOLERANCE, export_tower
+from retrieval.models.families.family import family
 from retrieval.models.registry import STARTER, open_tower
+from retrieval.models.versions import versions
 from retrieval.training.finetune import collate, features_of
 from retrieval.training.heads import unit_rows
 from retrieval.training.space import NAME as HEADS
 from retrieval.training.space import SharedSpace, load_space, save_space
 from retrieval.training.unfreeze import merged
 
-TOKENIZER = "tokenizer.json"
 PACKAGES = ("triptych", "torch", "timm", "onnx", "onnxruntime", "numpy")
 Prepared = Sequence[npt.NDArray[Any]]  # media of one modality as its preparer makes them
 Progress = Callable[[str, float], None]  # what is being done, and the share already done, in [0, 1]
@@ -123,16 +123,16 @@ def load_backbone(bundle: Bundle, modality: Modality) -> nn.Module:
     tower = bundle.spec.tower(modality)
     if tower is None:
         raise ModelError(f"the model {bundle.spec.name} has no {modality} tower")
-    network = _published(tower)
+    network = _published(bundle, tower)
     path = bundle.folder / _tuned_name(modality)
     if path.is_file():
         from safetensors.torch import load_file
 
         tuned = load_file(path)
-        if tower.weights != _weights(tower, tuned):
+        if _hashes(tower.weights) != _hashes(_weights(bundle, tower, tuned)):
             raise ModelError(f"{path.name} does not hold the weights that the model's spec names")
         network.load_state_dict(network.state_dict() | tuned)
-    elif tower.weights != BACKBONES[tower.backbone].weights:
+    elif not is_published(tower):
         raise ModelError(f"the fine-tuned weights of the {modality} tower are only in its graph")
     return network.eval().requires_grad_(False)
 
@@ -153,7 +153,7 @@ def _check(model: TrainedModel) -> None:
         raise TrainingError(f"the model's provenance cannot be written as JSON: {error}") from error
     for modality in model.space.modalities:
         tower = model.base.spec.tower(modality)
-        if tower is None or tower.backbone not in BACKBONES:
+        if tower is None or not (tower.family or tower.backbone in BACKBONES):
             raise TrainingError(
                 f"the base {model.base.spec.name} has no {modality} tower of a known backbone",
                 hint="train from the starter, or give data without that modality",
@@ -164,14 +164,14 @@ def _fill(work: Path, model: TrainedModel, say: Progress) -> ModelSpec:
     towers, base_towers = [], [t for m in Modality if (t := model.base.spec.tower(m))]
     kept = [tower for tower in base_towers if _keeps(model, tower)]
     trained = [tower for tower in base_towers if tower.modality in model.space.modalities]
-    if any(tower.modality is Modality.TEXT for tower in (*kept, *trained)):
-        shutil.copyfile(model.base.path(TOKENIZER), work / TOKENIZER)
+    for tower in (*kept, *trained):
+        _copy_files(work, model.base, tower)
     for number, tower in enumerate(base_towers):
         say(f"writing the {tower.modality} tower", number / (len(base_towers) + 1))
         if tower in trained:
             towers.append(_write_tower(work, model, tower))
         elif tower in kept:
-            _copy_tower(work, model.base, tower)
+            copy_tower(work, model.base, tower)
             towers.append(tower)
     save_space(_with_kept_heads(model, kept), work)
     for name, data in model.extra.items():
@@ -188,7 +188,7 @@ def _fill(work: Path, model: TrainedModel, say: Progress) -> ModelSpec:
 
 def _keeps(model: TrainedModel, tower: TowerSpec) -> bool:
     """Whether the base's tower of a modality that nothing was trained for stays in the model."""
-    if tower.modality in model.space.modalities or not model.from_base or tower.graph is None:
+    if tower.modality in model.space.modalities or not model.from_base or not tower.usable:
         return False
     # A shorter prefix of its vectors is a vector of the shorter space only where the base has that space.
     return tower.dim == model.space.dim and set(model.space.dims) <= set(model.base.spec.dims)
@@ -197,16 +197,17 @@ def _keeps(model: TrainedModel, tower: TowerSpec) -> bool:
 def _write_tower(work: Path, model: TrainedModel, tower: TowerSpec) -> TowerSpec:
     modality, head = tower.modality, _plain(model.space.heads[tower.modality.value])
     tuned: dict[str, Tensor] = {}
-    network = _published(tower)
+    network = _published(model.base, tower)
     if modality in model.modules:
         pristine, network = network.state_dict(), merged(_plain(model.modules[modality]))
         tuned = _changed(pristine, network.state_dict(), tower)
     graph = f"{modality.value}.onnx"
     written = replace(
         tower,
-        weights=_weights(tower, tuned),
+        weights=_weights(model.base, tower, tuned),
         head=HeadRef(f"{model.name}-{modality.value}", head_hash(head)),
         dim=model.space.dim,
+        width=(tower.width or tower.dim) if tower.family else 0,
         precision="f32",
         graph=graph,
         missing=None,
@@ -216,11 +217,8 @@ def _write_tower(work: Path, model: TrainedModel, tower: TowerSpec) -> TowerSpec
 
         save_file(tuned, work / _tuned_name(modality))
         (work / _tuned_name(modality)).chmod(0o644)  # the library leaves it readable by its owner alone
-    if modality is Modality.TEXT:
-        export(TextGraph(network, head).eval(), work / graph, text_samples())
-    else:
-        preparer = open_tower(Bundle(work, _only(written)), written, space_id="", threads=1).preparer
-        export(ViewGraph(network, head).eval(), work / graph, view_samples(preparer))
+    preparer = open_tower(Bundle(work, _only(written)), written, space_id="", threads=1).preparer
+    export_tower(network, work / graph, preparer, head=head)
     if samples := model.samples.get(modality):
         compare(work, written, samples, lambda: encode_media(network, head, modality, samples))
     return written
@@ -257,11 +255,22 @@ def _only(tower: TowerSpec) -> ModelSpec:
     return ModelSpec(name="", towers=(tower,))
 
 
-def _copy_tower(work: Path, base: Bundle, tower: TowerSpec) -> None:
-    assert tower.graph is not None
-    for name in (tower.graph, f"{tower.graph}.data", _tuned_name(tower.modality)):
+def copy_tower(work: Path, base: Bundle, tower: TowerSpec) -> None:
+    """A base's tower as it is, in `work`: its graph and what was fine-tuned of it."""
+    graphs = [tower.graph, f"{tower.graph}.data"] if tower.graph else []
+    for name in (*graphs, _tuned_name(tower.modality)):
         if name in base.spec.files:
-            shutil.copyfile(base.path(name), work / name)
+            link_or_copy(base.path(name), work / name)
+
+
+def _copy_files(work: Path, base: Bundle, tower: TowerSpec) -> None:
+    """What a tower is made from and used with: its tokenizer, and a family's own files."""
+    wanted = [tower.tokenizer] if tower.modality is Modality.TEXT else []
+    if tower.family:
+        wanted += [name for name in base.spec.files if name.startswith(f"{tower.source}/")]
+    for name in wanted:
+        if not (work / name).exists():
+            link_or_copy(base.path(name), work / name)
 
 
 def _with_kept_heads(model: TrainedModel, kept: Sequence[TowerSpec]) -> SharedSpace:
@@ -274,8 +283,10 @@ def _with_kept_heads(model: TrainedModel, kept: Sequence[TowerSpec]) -> SharedSp
     return space
 
 
-def _published(tower: TowerSpec) -> nn.Module:
+def _published(bundle: Bundle, tower: TowerSpec) -> nn.Module:
     """The tower's backbone with its published weights."""
+    if tower.family:
+        return family_network(bundle, tower.modality)
     if tower.backbone not in BACKBONES:
         raise ModelError(
             f"the {tower.modality} tower's backbone {tower.backbone!r} is unknown, expected one of "
@@ -308,10 +319,23 @@ def _changed(
     }
 
 
-def _weights(tower: TowerSpec, tuned: Mapping[str, Tensor]) -> tuple[WeightRef, ...]:
-    """The published weights, that of the network replaced by what fine-tuning made of it."""
-    published = BACKBONES[tower.backbone].weights
-    return tuple(_tuned_ref(ref, tuned) if tuned and ref.name == tower.backbone else ref for ref in published)
+def _weights(bundle: Bundle, tower: TowerSpec, tuned: Mapping[str, Tensor]) -> tuple[WeightRef, ...]:
+    """The published weights, those of the network replaced by what fine-tuning made of them."""
+    if not tower.family:
+        published = BACKBONES[tower.backbone].weights
+        return tuple(_tuned_ref(r, tuned) if tuned and r.name == tower.backbone else r for r in published)
+    published = tower.weights if is_published(tower) else _described_weights(bundle, tower)
+    return tuple(_tuned_ref(r, tuned) if tuned and r.name.endswith(".safetensors") else r for r in published)
+
+
+def _described_weights(bundle: Bundle, tower: TowerSpec) -> tuple[WeightRef, ...]:
+    """A family tower's weights before fine-tuning, from the library's own files."""
+    described = family(tower.family).describe(bundle.path(tower.source), name=tower.backbone)
+    return next(one.weights for one in described if one.modality is tower.modality)
+
+
+def _hashes(weights: Sequence[WeightRef]) -> list[str]:
+    return [weight.sha256 for weight in weights]
 
 
 def _tuned_ref(ref: WeightRef, tuned: Mapping[str, Tensor]) -> WeightRef:
@@ -319,7 +343,7 @@ def _tuned_ref(ref: WeightRef, tuned: Mapping[str, Tensor]) -> WeightRef:
     _feed(digest, tuned)
     return replace(
         ref,
-        name=f"{ref.name}, fine-tuned",
+        name=f"{ref.name}{TUNED}",
         sha256=digest.hexdigest(),
         source=f"fine-tuned from {ref.name} ({ref.source}), SHA-256 {ref.sha256[:16]}",
     )
@@ -349,17 +373,9 @@ def _provenance(model: TrainedModel, kept: Sequence[TowerSpec]) -> dict[str, Any
         "fine-tuned": _names(set(model.modules)),
         "dims": list(model.space.dims),
         "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": dict(_versions()),
+        "versions": versions(PACKAGES),
     }
 
 
 def _names(modalities: set[Modality]) -> list[str]:
     return [modality.value for modality in Modality if modality in modalities]
-
-
-def _versions() -> Iterator[tuple[str, str]]:
-    for name in PACKAGES:
-        try:
-            yield name, version(name)
-        except PackageNotFoundError:
-            yield name, "unknown"

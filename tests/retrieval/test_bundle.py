@@ -92,7 +92,7 @@ def edited(bundle: Bundle, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"schema": 2}, "schema is 2"),
+        ({"schema": 3}, "schema is 3"),
         ({"schema": "one"}, "schema is 'one'"),
         ({"space_id": "0" * 64}, "space_id does not follow"),
         ({"towers": []}, "space_id does not follow"),

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from indexer.errors import ModelError, TrainingError
-from indexer.types import Modality
+from indexer.types import Modality, Preparer
 from retrieval.models import trained
 from retrieval.models.backbones import BACKBONES, backbone_of
 from retrieval.models.bundle import Bundle, ModelSpec, write_bundle
@@ -90,11 +90,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
     """Graphs that are written in no time and that no runtime can open."""
 
-    def stand_in(graph: nn.Module, path: Path, inputs: Mapping[str, Any]) -> None:
-        assert not graph.training
+    def stand_in(network: nn.Module, path: Path, preparer: Preparer, *, head: nn.Module) -> None:
+        assert not network.training
+        assert not head.training
         path.write_text("a graph")
 
-    monkeypatch.setattr(trained, "export", stand_in)
+    monkeypatch.setattr(trained, "export_tower", stand_in)
 
 
 def model(base: Bundle, *modalities: Modality, **changes: Any) -> TrainedModel:
@@ -287,10 +288,10 @@ def test_nothing_of_the_user_is_touched(base: Bundle, tmp_path: Path) -> None:
 def test_a_failed_export_leaves_nothing(
     base: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: object) -> None:
+    def fails(*_: object, **__: object) -> None:
         raise ModelError("differs")
 
-    monkeypatch.setattr(trained, "export", fails)
+    monkeypatch.setattr(trained, "export_tower", fails)
     with pytest.raises(ModelError, match="differs"):
         write_trained(tmp_path / "deep" / "out", model(base))
     assert list((tmp_path / "deep").iterdir()) == []

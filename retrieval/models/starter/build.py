@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +17,11 @@ import numpy as np
 
 from indexer.errors import WeightsMissing
 from indexer.types import Modality
+from retrieval.encoders.text import TextPreparer
 from retrieval.models.bundle import ModelSpec, TowerSpec
-from retrieval.models.starter.spec import AUDIO, IMAGE, TOKENIZER, starter_spec
+from retrieval.models.starter.spec import AUDIO, IMAGE, MAX_TOKENS, TOKENIZER, starter_spec
 from retrieval.models.starter.weights import AISFX, MINILM_TOKENIZER, locate, verified
+from retrieval.models.versions import versions
 
 if TYPE_CHECKING:
     from retrieval.models.export import TextGraph, ViewGraph
@@ -75,12 +76,12 @@ def _graph_name(tower: TowerSpec) -> str:
 
 
 def _text(path: Path) -> None:
-    from retrieval.models.export import TextGraph
+    from retrieval.models.export import TextGraph, text_samples
     from retrieval.models.starter.backbones import load_minilm
 
-    shutil.copyfile(verified(MINILM_TOKENIZER), path.with_name(TOKENIZER))
-    ids = np.array([[101, 2417, 11190, 102, 0], [101, 1037, 6281, 4743, 102]], dtype=np.int64)
-    _export(TextGraph(load_minilm()), path, {"input_ids": ids, "attention_mask": (ids > 0).astype(np.int64)})
+    tokenizer = path.with_name(TOKENIZER)
+    shutil.copyfile(verified(MINILM_TOKENIZER), tokenizer)
+    _export(TextGraph(load_minilm()), path, text_samples(TextPreparer(str(tokenizer), MAX_TOKENS)))
 
 
 def _image(path: Path) -> None:
@@ -116,14 +117,8 @@ def _export(graph: TextGraph | ViewGraph, path: Path, samples: dict[str, Any]) -
 
 
 def _provenance() -> dict[str, Any]:
-    versions = {}
-    for name in ("triptych", "torch", "timm", "onnx", "onnxruntime", "numpy"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "unknown"
     return {
         "builder": BUILDER,
         "built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": versions,
+        "versions": versions(("triptych", "torch", "timm", "onnx", "onnxruntime", "numpy")),
     }
