@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from indexer.errors import ModelError
 from indexer.types import FloatArray, Modality, Preparer
 from retrieval.runtime.protocol import Arrays, Runtime
 
@@ -26,6 +27,8 @@ class Tower:
     Groups run beside each other in `threads` threads, each of them on one core. Threads within a group would
     wait for each other at every layer, and while workers decode on the same cores they wait long.
 
+    A runtime may prefer groups of another size. What it computes in, `precision`, is known before it is there.
+
     A `nested` tower keeps the first `dim` coordinates of what its graph gives, and makes them unit vectors.
     """
 
@@ -40,6 +43,7 @@ class Tower:
         group: int,
         threads: int = 1,
         nested: bool = False,
+        precision: str = "f32",
     ) -> None:
         self.preparer = preparer
         self.space_id = space_id
@@ -48,6 +52,7 @@ class Tower:
         self.group = group
         self.threads = threads
         self.nested = nested
+        self.precision = precision
         self._open = open_runtime
         self._runtime: Runtime | None = None
         self._pool: ThreadPoolExecutor | None = None
@@ -61,7 +66,12 @@ class Tower:
         """Load the graph now."""
         with self._lock:
             if self._runtime is None:
-                self._runtime = self._open()
+                opened = self._open()
+                if opened.precision != self.precision:  # what is recorded with vectors must be true
+                    raise ModelError(
+                        f"the {self.modality} tower computes in {opened.precision}, expected {self.precision}"
+                    )
+                self._runtime = opened
             return self._runtime
 
     def encode(self, tensors: Tensors) -> FloatArray:
@@ -71,8 +81,8 @@ class Tower:
             return vectors
         runtime = self.warm()
         text = self.modality is Modality.TEXT
-        grouped, feed = (_by_length, _text_inputs) if text else (_by_views, _view_inputs)
-        groups = list(grouped(tensors, self.group))
+        grouped, feed = (_by_length, text_inputs) if text else (_by_views, _view_inputs)
+        groups = list(grouped(tensors, runtime.preferred_group or self.group))
 
         def run(group: list[int]) -> None:
             found = runtime.run(feed([tensors[i] for i in group]))[OUTPUT]
@@ -99,7 +109,7 @@ def first_units(vectors: FloatArray, dim: int) -> FloatArray:
     return np.divide(kept, length, out=np.zeros_like(kept), where=length > 0)
 
 
-def _text_inputs(tensors: Tensors) -> Arrays:
+def text_inputs(tensors: Tensors) -> Arrays:
     """Ids padded to the longest, and the mask of what is not padding."""
     width = max(len(tensor) for tensor in tensors)
     ids = np.zeros((len(tensors), width), dtype=np.int64)

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from indexer.errors import MediaError, QueryError
-from indexer.types import Encoder, FloatArray, Prepared
+from indexer.types import Encoder, FloatArray, Prepared, Preparer
 from retrieval.types import Query
+
+
+@runtime_checkable
+class AsksDifferently(Protocol):
+    """A preparer of a model that treats a question in another way than a document."""
+
+    def for_queries(self) -> Preparer:
+        """What prepares the questions."""
+        ...
 
 
 def compose(query: Query, encoder: Encoder) -> FloatArray:
@@ -35,12 +45,17 @@ def encode_segments(query: Query, encoder: Encoder) -> Iterator[tuple[Prepared, 
 
 
 def prepare(query: Query, encoder: Encoder) -> Iterator[Prepared]:
-    """A query's segments, ready for its tower. MediaError where its file cannot be read."""
+    """A query's segments, ready for its tower. MediaError where its file cannot be read.
+
+    Typed words are a question to models that tell questions from documents; a file is a document.
+    """
     from indexer.media.prepare import prepare_file, prepare_text
 
     if query.path is not None:
         return iter(prepare_file(query.path, query.modality, encoder.preparer))
-    return iter(prepare_text(query.text or "", encoder.preparer))
+    preparer = encoder.preparer
+    asking = preparer.for_queries() if isinstance(preparer, AsksDifferently) else preparer
+    return iter(prepare_text(query.text or "", asking))
 
 
 def unit(vector: npt.ArrayLike) -> FloatArray:

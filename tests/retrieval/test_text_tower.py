@@ -11,6 +11,7 @@ import pytest
 from indexer.types import Modality
 from retrieval.encoders import text as text_module
 from retrieval.encoders.text import TextPreparer
+from retrieval.encoders.text_cuts import as_unicode, open_tokenizer
 from retrieval.models.registry import Model
 from retrieval.models.starter.weights import MINILM_TOKENIZER, locate
 from tests.conformance import PARITY, check_encoder, check_plan, parity
@@ -99,10 +100,10 @@ PARAGRAPHS = "\n\n".join(f"Paragraph {i}. " + "It says little. " * 35 for i in r
 )
 def test_plan_keeps_every_segment_within_the_limit(preparer: TextPreparer, one: str) -> None:
     check_plan(preparer, one)
-    tokenizer = text_module._tokenizer(preparer.tokenizer)
+    tokenizer = open_tokenizer(preparer.tokenizer)
     for span in preparer.plan(one):
         part = one[int(span.start) : int(span.end)]
-        assert len(tokenizer.encode(text_module._clean(part)).ids) <= preparer.max_tokens
+        assert len(tokenizer.encode(as_unicode(part)).ids) <= preparer.max_tokens
 
 
 def test_plan_of_nothing_is_empty(preparer: TextPreparer) -> None:
@@ -127,7 +128,7 @@ def test_plan_prefers_paragraphs_then_sentences_then_words(preparer: TextPrepare
 def test_plan_reads_each_character_about_once(
     preparer: TextPreparer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = text_module._tokenizer(preparer.tokenizer)
+    real = open_tokenizer(preparer.tokenizer)
     read = 0
 
     class Counting:
@@ -136,7 +137,7 @@ def test_plan_reads_each_character_about_once(
             read += len(piece)
             return real.encode(piece, add_special_tokens=add_special_tokens)
 
-    monkeypatch.setattr(text_module, "_tokenizer", lambda _path: Counting())
+    monkeypatch.setattr(text_module, "open_tokenizer", lambda _path: Counting())
     long = LONG * 60
     assert len(preparer.plan(long)) > 300
     assert read < 1.2 * len(long)

@@ -1,0 +1,1 @@
+"""Pretrained models of other libraries as towers: their names, their files, their networks."""
