@@ -21,7 +21,8 @@ def train(
         Path | None, typer.Option("--from-index", help="Train on the pairs that an index knows.")
     ] = None,
     base: Annotated[
-        str | None, typer.Option(help="The model whose backbones, and heads to start at, are used.")
+        str | None,
+        typer.Option("--base", "--model", help="The model whose backbones, and heads to start at, are used."),
     ] = None,
     loss: Annotated[str | None, typer.Option(help="infonce, sigmoid, triplet, supcon or distill.")] = None,
     negatives: Annotated[str | None, typer.Option(help="Of triplets: random, hardest or semi-hard.")] = None,

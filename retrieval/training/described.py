@@ -6,7 +6,7 @@ Imports torch. The tensors travel apart, as safetensors: a description makes an 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -40,6 +40,27 @@ class AsTheyAre(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "features"}
+
+
+class Chain(nn.Module):
+    """Heads one after another, each on what the one before gives: (n, width) -> (n, dim)."""
+
+    def __init__(self, parts: Sequence[nn.Module]) -> None:
+        super().__init__()
+        if not parts:
+            raise TrainingError("a chain needs a head")
+        self.parts = nn.ModuleList(parts)
+        for name, part in (("width", parts[0]), ("dim", parts[-1])):
+            if hasattr(part, name):
+                setattr(self, name, getattr(part, name))
+
+    def forward(self, features: Tensor) -> Tensor:
+        for part in self.parts:
+            features = part(features)
+        return features
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "chain", "parts": [description_of(part) for part in self.parts]}
 
 
 def describable(head: nn.Module) -> nn.Module:
@@ -99,6 +120,8 @@ def _made(description: Mapping[str, Any], depth: int) -> nn.Module:
         return OnBase(head_from_description(description["base"], depth=depth + 1), head)
     if kind == "prefix":
         return Prefix(head_from_description(description["head"], depth=depth + 1), int(description["dim"]))
+    if kind == "chain":
+        return Chain([head_from_description(part, depth=depth + 1) for part in description["parts"]])
     if kind == "features":
         return AsTheyAre()
     from retrieval.models.starter.heads import AUDIO_BASE, IMAGE_BASE, BaseHead
@@ -106,7 +129,7 @@ def _made(description: Mapping[str, Any], depth: int) -> nn.Module:
     if kind in (IMAGE_BASE, AUDIO_BASE):
         return BaseHead.from_description(description)
     raise ModelError(
-        f"unknown kind of head {kind!r}, expected head, on-base, prefix, features, "
+        f"unknown kind of head {kind!r}, expected head, on-base, prefix, chain, features, "
         f"{IMAGE_BASE} or {AUDIO_BASE}",
         hint="the file comes from a later version, or is damaged",
     )

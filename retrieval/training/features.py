@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,6 @@ from indexer.hashing import Reading, Unreadable, read_hash
 from indexer.media.workers import DecodePool
 from indexer.report import Stopwatch
 from indexer.types import FloatArray, Modality, Preparer, Source
-from retrieval.encoders.audio import AudioPreparer
 from retrieval.encoders.tower import first_units
 from retrieval.models.backbones import Backbone, feature_tower
 from retrieval.models.bundle import canonical_json
@@ -259,7 +258,8 @@ def _compute(
 
 def capped(preparer: Preparer) -> Preparer:
     """The preparer with a sound's windows limited."""
-    return replace(preparer, max_windows=MAX_WINDOWS) if isinstance(preparer, AudioPreparer) else preparer
+    capable: Any = preparer  # sounds' preparers are dataclasses with this field, whatever their family
+    return replace(capable, max_windows=MAX_WINDOWS) if hasattr(preparer, "max_windows") else preparer
 
 
 def _pooled(modality: Modality, vectors: FloatArray) -> FloatArray:

@@ -16,7 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from indexer import gpu
 from indexer.errors import TrainingError
+from indexer.gpu import Note
 from indexer.types import FloatArray
 from retrieval.training.types import Ints
 
@@ -25,6 +27,15 @@ BLOCK = 1 << 24  # float64 numbers held at once
 DEEPEST = 2048  # candidates a query that are asked of inverted lists before the rest is left as padding
 ROUNDING = 1e-5  # by which float32 scores of unit vectors may be off, generously
 Scores = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """How candidates are found."""
+
+    exact_up_to: int = EXACT_UP_TO  # gallery vectors; above, most of the hardest are found
+    gpu: bool | None = False  # by faiss on a GPU: True, or None where there is one
+    note: Note | None = None  # hears in one line of a GPU that is not there or fails
 
 
 class Known(Protocol):
@@ -60,7 +71,7 @@ def mine_negatives(
     k: int,
     relative_margin: float | None = 0.95,
     contents: Ints | None = None,
-    exact_up_to: int = EXACT_UP_TO,
+    search: Search | None = None,
 ) -> Ints:
     """Gallery rows (queries, k), the hardest negative first, padded with -1 where there are fewer.
 
@@ -70,16 +81,18 @@ def mine_negatives(
     its score is above p - (1 - relative_margin) |p| with p the score of the query's best known positive,
     which for p > 0 is relative_margin * p. None turns that off, as does a query without a positive.
 
-    Up to `exact_up_to` gallery vectors the result is exact. Above, an index of inverted lists finds most of
-    them, and may leave more padding. TrainingError for vectors and lists that do not fit together.
+    Up to `search.exact_up_to` gallery vectors the result is exact. Above, an index of inverted lists finds
+    most of them, and may leave more padding; a GPU compares all of them, to a depth. TrainingError for
+    vectors and lists that do not fit together.
     """
     queries, gallery = (np.ascontiguousarray(one, np.float32) for one in (queries, gallery))
     _check(queries, gallery, known, k, contents)
     if not len(queries) or not len(gallery):
         return np.full((len(queries), k), -1, np.int64)
     masks = _Masks(queries, gallery, known, relative_margin, contents)
-    exact = len(gallery) <= exact_up_to
-    index = _index(gallery, exact=exact)
+    search = search or Search()
+    exact = len(gallery) <= search.exact_up_to
+    index = _on_gpu(gallery, k, search) or _index(gallery, exact=exact)
     found = np.full((len(queries), k), -1, np.int64)
     depth = min(len(gallery), 4 * k + 64)
     waiting = _from_index(index, masks, np.arange(len(queries)), depth, found, exact=exact)
@@ -156,6 +169,18 @@ class _Masks:
         kinds = self._keys[first:last] % len(self.gallery)
         lists = [self._members[self._first[kind] : self._first[kind + 1]] for kind in kinds]
         return np.concatenate(lists) if lists else np.zeros(0, np.int64)
+
+
+def _on_gpu(gallery: FloatArray, k: int, search: Search) -> Any | None:
+    """A flat float32 index on a GPU; None where none is wanted, there, or large enough."""
+    if 4 * k + 64 > gpu.DEEPEST or not gpu.chosen(search.gpu, note=search.note):
+        return None
+    try:
+        return gpu.FlatOnGpu(gallery, half=False)
+    except RuntimeError as error:  # faiss has no other type: too little memory, a driver that does not fit
+        if search.note:
+            search.note(f"mining on the GPU failed, the CPU does it: {str(error).splitlines()[0][:120]}")
+        return None
 
 
 def _index(gallery: FloatArray, *, exact: bool) -> Any:

@@ -14,7 +14,7 @@ import tomllib
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -129,7 +129,7 @@ class TrainOptions:
     freeze: tuple[Modality, ...] = ()  # modalities whose heads are left as they start
     start: Start = Start.BASE
     start_penalty: float = 0.0  # of ridge (0: by leave-one-out) and cca (0: one)
-    dim: int = 384  # of the shared space
+    dim: int = 0  # of the shared space; 0: the base model's
     matryoshka: tuple[int, ...] = ()  # smaller dimensions trained along, each less than dim
     workers: int = 0  # processes that decode media while a backbone is trained; 0: as many as cores
     save_steps: int = 0  # steps between checkpoints; 0: at the end of an epoch only
@@ -142,7 +142,7 @@ class TrainOptions:
             value = _reach(self, name)
             if not (math.isfinite(value) and low <= value <= high):
                 raise ConfigError(f"{name} is {value}, expected {what}")
-        bad = [dim for dim in self.matryoshka if not 0 < dim < self.dim]
+        bad = [dim for dim in self.matryoshka if not 0 < dim < (self.dim or math.inf)]
         if bad or len(set(self.matryoshka)) != len(self.matryoshka):
             raise ConfigError(
                 f"matryoshka is {list(self.matryoshka)}, expected numbers above 0 and below dim={self.dim}, "
@@ -155,6 +155,10 @@ class TrainOptions:
             )
         if self.device is Device.CPU and self.precision is Precision.FP16:
             raise ConfigError("precision is fp16 on a CPU, which has none", hint="use precision=bf16 or f32")
+
+    def in_space(self, dim: int) -> TrainOptions:
+        """The same options with the base model's dimension, unless they name one. ConfigError."""
+        return self if self.dim else replace(self, dim=dim)
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -195,7 +199,7 @@ RANGES: Mapping[str, tuple[float, float, str]] = {  # option -> least, most, in 
     "test": (0.0, _BELOW_ONE, "a share of the rows, 0 or more and less than 1"),
     "seed": (0, 2**63 - 1, "0 or more"),
     "start_penalty": (0.0, 1e12, "0 (chosen) or more"),
-    "dim": (1, 1e5, "1 or more"),
+    "dim": (0, 1e5, "0 or more"),
     "workers": (0, 1e4, "0 (as many as cores) or more"),
     "save_steps": (0, 1e12, "0 (ends of epochs only) or more"),
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -128,6 +128,7 @@ def train_model(job: TrainJob, *, settings: Settings, on_event: OnEvent) -> Trai
     check_start(job.options, pairs)
     on_event(Step("loading the base model"))
     base = _base(job.base, settings)
+    job = replace(job, options=job.options.in_space(base.dim))
     check_unfreeze(asked, pairs.rows, base)
     if job.teacher is not None:
         _base(job.teacher, settings)

@@ -60,8 +60,8 @@ def _head(options: TrainOptions, modality: Modality, width: int, base: nn.Module
     frozen = modality in options.freeze
     if options.start is Start.RANDOM:
         return _identity(options, modality, width) if frozen else _new(options, modality, width)
-    if base is None and modality is Modality.TEXT and width == options.dim:
-        base = _identity(options, modality, width)  # a text backbone whose features are the space
+    if base is None and width == options.dim:
+        base = _identity(options, modality, width)  # a backbone whose features are the space
     if base is None:
         raise TrainingError(
             f"the base model has no {modality} head to start from", hint="use start=random or start=ridge"

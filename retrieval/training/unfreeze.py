@@ -6,7 +6,7 @@ Imports torch. How a backbone and its head are trained together stands in finetu
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
@@ -17,10 +17,12 @@ from torch import nn
 
 from indexer.errors import ConfigError, TrainingError
 from indexer.types import Modality
-from retrieval.models.starter.backbones import BertLayer, Lite0, MiniLM, SoundNet
+from retrieval.models.starter.backbones import MiniLM, SoundNet
 
 RANK = 8  # of LoRA's matrices where the user names none
 _LORA = re.compile(r"lora(\d+)?")
+AFTER = re.compile(r"(^|[._])(proj|projection|ln_post|ln_final|norm_head|pooler|head)([._]|$)")
+QUERY_OR_VALUE = ("query", "value", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v", "qkv")
 
 
 class UnfreezeKind(StrEnum):
@@ -92,73 +94,127 @@ def tunable(backbone: nn.Module, unfreeze: Unfreeze, *, seed: int = 0) -> list[n
     where LoRA's library is missing.
     """
     backbone.requires_grad_(False)
-    net = _network(backbone)
-    stem, blocks = _parts(net)
+    parts = _parts(backbone)
     if unfreeze.kind is UnfreezeKind.LORA:
-        return _add_lora(backbone, net, unfreeze, seed)
-    if unfreeze.blocks > len(blocks):
+        return _add_lora(backbone, unfreeze, seed)
+    if unfreeze.blocks > len(parts.blocks):
         raise TrainingError(
-            f"{type(net).__name__} has {len(blocks)} blocks, {unfreeze.blocks} were to be unfrozen",
-            hint=f"ask for {len(blocks)} at most, or for all",
+            f"the network has {len(parts.blocks)} blocks, {unfreeze.blocks} were to be unfrozen",
+            hint=f"ask for {len(parts.blocks)} at most, or for all",
         )
     if unfreeze.kind is UnfreezeKind.ALL:
-        chosen = [*stem, *(part for block in blocks for part in block)]
+        chosen = [*parts.stem, *(one for block in parts.blocks for one in block)]
     else:
-        chosen = [part for block in blocks[-unfreeze.blocks :] for part in block]
-    for part in chosen:
-        part.requires_grad_(True)
-    return [parameter for part in chosen for parameter in part.parameters()]
+        chosen = [one for block in parts.blocks[-unfreeze.blocks :] for one in block]
+    for parameter in chosen:
+        parameter.requires_grad_(True)
+    return chosen
 
 
-def _network(backbone: nn.Module) -> nn.Module:
-    """The known network in a backbone, which may wrap it."""
-    known = (Lite0, MiniLM, SoundNet)
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """A network's parameters: before its blocks, and block by block from input to output.
+
+    What comes after the last block counts as part of it. Classifiers, which no feature depends on, are left
+    out.
+    """
+
+    stem: list[nn.Parameter]
+    blocks: list[list[nn.Parameter]]
+
+
+def _parts(backbone: nn.Module) -> _Parts:
+    """TrainingError for a network in which no row of like blocks is found."""
     for module in backbone.modules():
-        if isinstance(module, known) or (hasattr(module, "conv_head") and hasattr(module, "blocks")):
-            return module
-    raise TrainingError(
-        f"a backbone of type {type(backbone).__name__} cannot be unfrozen: its blocks are not known",
-        hint="leave it out of --unfreeze; its head is trained all the same",
+        if isinstance(module, MiniLM):
+            return _of([module.words, module.places, module.kinds, module.norm], module.body)
+        if isinstance(module, SoundNet):
+            return _of([], module.body)
+        timm: Any = module
+        if hasattr(module, "conv_head") and hasattr(module, "blocks"):  # EfficientNet: a block is a stage
+            parts = _of([timm.conv_stem, timm.bn1], timm.blocks)
+            parts.blocks[-1].extend([*timm.conv_head.parameters(), *timm.bn2.parameters()])
+            return parts
+    return _found_parts(backbone)
+
+
+def _of(stem: Iterable[nn.Module], blocks: Iterable[nn.Module]) -> _Parts:
+    return _Parts(
+        [one for part in stem for one in part.parameters()], [[*block.parameters()] for block in blocks]
     )
 
 
-def _parts(net: nn.Module) -> tuple[list[nn.Module], list[list[nn.Module]]]:
-    """What comes before the blocks, and the blocks from input to output. Without classifiers, which no
-    feature depends on. What comes after the last block counts as part of it.
+def _found_parts(backbone: nn.Module) -> _Parts:
+    """The parts of a network whose make is not known: its blocks are the largest row of modules of one class,
+    and what was made after them, or projects into the space, comes after them.
     """
-    if isinstance(net, MiniLM):
-        return [net.words, net.places, net.kinds, net.norm], [[layer] for layer in net.body]
-    if isinstance(net, SoundNet):
-        return [], [[block] for block in net.body]
-    timm: Any = net.net if isinstance(net, Lite0) else net  # EfficientNet: a block is one of its stages
-    blocks: list[list[nn.Module]] = [[stage] for stage in timm.blocks]
-    blocks[-1] += [timm.conv_head, timm.bn2]
-    return [timm.conv_stem, timm.bn1], blocks
+    row = _blocks_of(backbone)
+    inside = {id(one) for one in row.parameters()}
+    blocks = [[*block.parameters()] for block in row.children()]
+    stem: list[nn.Parameter] = []
+    passed = False
+    for name, parameter in backbone.named_parameters():
+        if id(parameter) in inside:
+            passed = True
+        elif passed or AFTER.search(name):
+            blocks[-1].append(parameter)
+        else:
+            stem.append(parameter)
+    return _Parts(stem, blocks)
 
 
-def _add_lora(backbone: nn.Module, net: nn.Module, unfreeze: Unfreeze, seed: int) -> list[nn.Parameter]:
+def _blocks_of(backbone: nn.Module) -> nn.Module:
+    """The module whose children are a network's blocks. TrainingError where there is none."""
+    rows = [
+        module
+        for module in backbone.modules()
+        if isinstance(module, nn.ModuleList | nn.Sequential)
+        and len(module) > 1
+        and len({type(child) for child in module}) == 1
+    ]
+    if not rows:
+        raise TrainingError(
+            f"a backbone of type {type(backbone).__name__} cannot be unfrozen: its blocks are not known",
+            hint="leave it out of --unfreeze; its head is trained all the same",
+        )
+    return max(rows, key=lambda row: sum(one.numel() for one in row.parameters()))
+
+
+def _add_lora(backbone: nn.Module, unfreeze: Unfreeze, seed: int) -> list[nn.Parameter]:
     if find_spec("peft") is None:
         raise ConfigError("LoRA needs the package peft", hint="uv pip install 'triptych[finetune]'")
     from peft import LoraConfig, inject_adapter_in_model
 
-    names = {id(module): name for name, module in backbone.named_modules()}
-    targets = [names[id(module)] for module in _lora_targets(net)]
-    config = LoraConfig(r=unfreeze.rank, lora_alpha=unfreeze.alpha, target_modules=targets, bias="none")
+    config = LoraConfig(
+        r=unfreeze.rank, lora_alpha=unfreeze.alpha, target_modules=_lora_targets(backbone), bias="none"
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, backbone)
     return [parameter for parameter in backbone.parameters() if parameter.requires_grad]
 
 
-def _lora_targets(net: nn.Module) -> Iterator[nn.Module]:
-    """Queries and values of attention, as in the paper; elsewhere every convolution that mixes channels."""
-    if isinstance(net, MiniLM):
-        for layer in net.body:
-            assert isinstance(layer, BertLayer)
-            yield from (layer.query, layer.value)
-        return
-    for part in (part for block in _parts(net)[1] for part in block):
-        yield from (m for m in part.modules() if isinstance(m, nn.Conv2d) and m.groups == 1)
+def _lora_targets(backbone: nn.Module) -> list[str]:
+    """The names of queries and values of attention, as in the paper; of attention that keeps both in one
+    matrix of its own, the block's other matrices; of convolutional networks, the convolutions that mix
+    channels. All of them inside blocks.
+    """
+    inside = {id(one) for block in _parts(backbone).blocks for one in block}
+    found = [
+        (name, module)
+        for name, module in backbone.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d) and id(module.weight) in inside
+    ]
+    attention = [name for name, _ in found if name.rpartition(".")[2] in QUERY_OR_VALUE]
+    if attention:
+        return attention
+    # torch's own attention reads its last matrix without calling it: nothing can be added there.
+    fused = {
+        f"{name}.out_proj" for name, m in backbone.named_modules() if isinstance(m, nn.MultiheadAttention)
+    }
+    linear = [name for name, module in found if isinstance(module, nn.Linear) and name not in fused]
+    convolutions = [name for name, m in found if isinstance(m, nn.Conv2d) and m.groups == 1]
+    return linear if len(linear) > len(convolutions) else convolutions
 
 
 def merged(backbone: nn.Module) -> nn.Module:

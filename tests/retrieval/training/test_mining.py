@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from indexer import gpu
 from indexer.errors import TrainingError
 from retrieval.training import mining
-from retrieval.training.mining import KnownPairs, mine_negatives
+from retrieval.training.mining import KnownPairs, Search, mine_negatives
 from retrieval.training.types import Ints
 
 
@@ -122,8 +123,8 @@ def test_inverted_lists_find_most_and_break_no_mask() -> None:
     rng = np.random.default_rng(3)
     gallery, queries = unit_rows(rng, 4000), unit_rows(rng, 50)
     known = [[int(j)] for j in (queries @ gallery.T).argmax(axis=1)]
-    found = mine_negatives(queries, gallery, csr(known), k=8, exact_up_to=1000)
-    again = mine_negatives(queries, gallery, csr(known), k=8, exact_up_to=1000)
+    found = mine_negatives(queries, gallery, csr(known), k=8, search=Search(exact_up_to=1000))
+    again = mine_negatives(queries, gallery, csr(known), k=8, search=Search(exact_up_to=1000))
     assert (found == again).all()
     wanted = oracle(queries, gallery, known, k=8)
     hits = sum(len(set(line) & set(right)) for line, right in zip(found.tolist(), wanted, strict=True))
@@ -161,3 +162,48 @@ def test_bad_input() -> None:
         mine_negatives(some, some * np.float32(np.nan), lists, k=1)
     with pytest.raises(TrainingError, match="0 negatives"):
         mine_negatives(some, some, lists, k=0)
+
+
+@pytest.mark.parametrize("exact_up_to", [1000, 10])
+def test_a_gpu_mines_what_the_cpu_mines(monkeypatch: pytest.MonkeyPatch, exact_up_to: int) -> None:
+    import faiss
+
+    asked: list[int] = []
+
+    class Fake:
+        """As gpu.FlatOnGpu, on the host."""
+
+        def __init__(self, rows: np.ndarray, *, half: bool) -> None:
+            assert not half  # the bound on rounding is float32's
+            self.index = faiss.IndexFlatIP(rows.shape[1])
+            self.index.add(rows)
+
+        def search(self, queries: np.ndarray, depth: int) -> tuple[np.ndarray, np.ndarray]:
+            asked.append(depth)
+            return self.index.search(queries, depth)
+
+    noise = np.random.default_rng(5)
+    gallery = noise.standard_normal((400, 12))
+    gallery = (gallery / np.linalg.norm(gallery, axis=1, keepdims=True)).astype(np.float32)
+    known = csr([[i] for i in range(30)])
+    expected = mine_negatives(gallery[:30], gallery, known, k=8)
+    assert not asked
+    monkeypatch.setattr(gpu, "devices", lambda: 1)
+    monkeypatch.setattr(gpu, "FlatOnGpu", Fake)
+    search = Search(exact_up_to=exact_up_to, gpu=True)
+    np.testing.assert_array_equal(mine_negatives(gallery[:30], gallery, known, k=8, search=search), expected)
+    assert asked
+
+
+def test_a_gpu_that_fails_leaves_mining_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error 2 out of memory\nmore")
+
+    monkeypatch.setattr(gpu, "devices", lambda: 1)
+    monkeypatch.setattr(gpu, "FlatOnGpu", fail)
+    lines: list[str] = []
+    gallery = np.eye(6, dtype=np.float32)
+    search = Search(gpu=True, note=lines.append)
+    found = mine_negatives(gallery[:2], gallery, csr([[0], [1]]), k=2, search=search)
+    np.testing.assert_array_equal(found, mine_negatives(gallery[:2], gallery, csr([[0], [1]]), k=2))
+    assert lines == ["mining on the GPU failed, the CPU does it: CUDA error 2 out of memory"]
