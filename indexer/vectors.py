@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from indexer import gpu
 from indexer.errors import StoreError
 from indexer.types import FloatArray
 
@@ -164,9 +165,12 @@ def structure_kind(count: int) -> str:
     return "flat" if count < IVF_FROM else "ivf"
 
 
-def train_codebook(vectors: HalfArray) -> Any:
-    """An empty inverted-list structure, trained on a sample of rows, shape (n, dim): the shared codebook."""
-    faiss = _faiss()
+def train_codebook(vectors: HalfArray, *, use_gpu: bool | None = None, note: gpu.Note | None = None) -> Any:
+    """An empty inverted-list structure, trained on a sample of rows, shape (n, dim): the shared codebook.
+
+    With a GPU, k-means finds nearest centres there; the structure stays on the host all the same, so that it
+    can be stored as it is. `use_gpu` as for gpu.chosen; a GPU that fails costs one line to `note`.
+    """
     index = index_for(len(vectors), vectors.shape[1])
     wanted = min(len(vectors), index.nlist * TRAIN_PER_LIST)
     rows = np.sort(np.random.default_rng(0).choice(len(vectors), wanted, replace=False))
@@ -175,13 +179,26 @@ def train_codebook(vectors: HalfArray) -> Any:
     index.cp.spherical = True
     index.cp.min_points_per_centroid = 1  # it would warn on stderr
     index.cp.max_points_per_centroid = TRAIN_PER_LIST
-    if faiss.get_num_gpus() > 0:  # a build without a GPU, or a machine without one, says 0
-        index.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(vectors.shape[1]))
-    index.train_q1(len(sample), faiss.swig_ptr(sample), False, index.metric_type)
-    index.clustering_index = None
+    _train_lists(index, sample, use_gpu=gpu.chosen(use_gpu, note=note), note=note)
     with _one_thread():  # hundreds of tiny clusterings: more threads only wait for each other
         index.train(sample)
     return index
+
+
+def _train_lists(index: Any, sample: FloatArray, *, use_gpu: bool, note: gpu.Note | None) -> None:
+    """k-means over the sample, shape (n, dim): the centres of the inverted lists."""
+    if use_gpu:
+        try:
+            index.clustering_index = gpu.clustering_index(index.d)
+            index.train_q1(len(sample), _faiss().swig_ptr(sample), False, index.metric_type)
+            return
+        except RuntimeError as error:  # faiss has no other type: no memory, a driver that does not fit
+            index.quantizer.reset()
+            if note:
+                note(f"training on the GPU failed, the CPU does it: {str(error).splitlines()[0][:120]}")
+        finally:
+            index.clustering_index = None
+    index.train_q1(len(sample), _faiss().swig_ptr(sample), False, index.metric_type)
 
 
 def build_structure(count: int, dim: int, blocks: Iterator[HalfArray], *, codebook: Any | None) -> Any:
