@@ -12,9 +12,8 @@ from indexer.cleaning import kept_generations
 from indexer.generation import Generation, Root
 from indexer.report import UpdateReport
 from indexer.snapshot import Snapshot
-from indexer.types import Item, Member
+from indexer.types import Item, Member, Modality
 from indexer.verify import Report
-from retrieval.models.registry import ModelInfo
 from retrieval.render.data import path_fields
 from retrieval.render.escape import printable
 
@@ -77,6 +76,7 @@ def info_json(index: Path) -> Json:
         "failed": failed,
         "segments": {modality.value: count for modality, count in generation.counts.items()},
         "spaces": {key: {"model": space.model, "dim": space.dim} for key, space in generation.spaces.items()},
+        "precisions": {m.value: list(words) for m in Modality if (words := generation.precisions_of(m))},
         "parts": len(generation.parts),
         "tombstoned": sum(part.dead_rows for part in generation.parts),
         "bytes": _bytes(generation),
@@ -95,12 +95,22 @@ def info_lines(index: Path) -> list[str]:
     lines.append(f"segments     {counted(facts['segments'])}")
     for key, space in facts["spaces"].items():
         lines.append(f"space        {key[:12]}, {space['dim']}-d, model {printable(space['model'])}")
+    if words := _precisions(facts["precisions"]):
+        lines.append(f"computed in  {words}")
     dead = f", {facts['tombstoned']} segments deleted since" if facts["tombstoned"] else ""
     lines.append(f"parts        {facts['parts']}{dead}")
     lines.append(f"size         {size(facts['bytes'])}")
     numbers = ", ".join(map(str, facts["generations"]))
     lines.append(f"generation   {facts['generation']} of {facts['created']}; kept: {numbers}")
     return lines
+
+
+def _precisions(found: Mapping[str, Sequence[str]]) -> str:
+    """`f32`, or `image bf16 and f32, text f32` where not everything was computed in the same."""
+    words = {kind: " and ".join(made_in) for kind, made_in in found.items()}
+    if len(set(words.values())) == 1:
+        return next(iter(words.values()))
+    return ", ".join(f"{kind} {made_in}" for kind, made_in in words.items())
 
 
 def failures_json(index: Path) -> list[Json]:
@@ -175,29 +185,3 @@ def verify_lines(report: Report) -> list[str]:
         *map(printable, report.problems),
         f"{report.checked} files checked, {len(report.problems)} problems",
     ]
-
-
-def models_json(models: Sequence[ModelInfo]) -> list[Json]:
-    """Every model that the cache holds."""
-    return [
-        {
-            "name": model.name,
-            "space_id": model.space_id,
-            "dim": model.dim,
-            "modalities": list(model.modalities),
-            "path": str(model.path) if model.path else None,
-            "bytes": model.size,
-            "missing": list(model.missing),
-        }
-        for model in models
-    ]
-
-
-def models_lines(models: Sequence[ModelInfo]) -> list[str]:
-    """The same, a line each, and a line for what a model lacks."""
-    lines = []
-    for model in models:
-        state = f"{', '.join(model.modalities)}; {size(model.size)}" if model.path else "not built yet"
-        lines.append(f"{model.name}  {model.space_id[:12]}  {model.dim}-d  {state}")
-        lines += [f"  {missing}" for missing in model.missing]
-    return lines

@@ -24,13 +24,26 @@ from retrieval.models.starter.spec import starter_spec
 from retrieval.query.searcher import Searcher
 
 
+def graph(producer: str, *, weights: str | None = None) -> bytes:
+    """An ONNX graph that computes nothing, and reads a tensor from the file `weights`."""
+    import onnx
+
+    tensors = []
+    if weights is not None:
+        tensor = onnx.TensorProto(name="w", dims=[1], data_type=1, data_location=onnx.TensorProto.EXTERNAL)
+        tensor.external_data.add(key="location", value=weights)
+        tensors.append(tensor)
+    made = onnx.helper.make_graph([], "none", [], [], initializer=tensors)
+    return onnx.helper.make_model(made, producer_name=producer).SerializeToString()
+
+
 def made(
     folder: Path, *, name: str = "birds", seed: str = "a", nested: tuple[int, ...] = (128, 64)
 ) -> Bundle:
     """A small bundle of its own space; its one graph cannot be opened."""
 
     def fill(work: Path) -> ModelSpec:
-        (work / "text.onnx").write_bytes(b"graph of " + seed.encode())
+        (work / "text.onnx").write_bytes(graph(seed))
         (work / "heads.safetensors").write_bytes(b"heads")
         text = starter_spec().towers[1]
         head = HeadRef("birds-text", hashlib.sha256(seed.encode()).hexdigest())
@@ -68,7 +81,7 @@ def test_where_no_link_can_be_made_it_is_copied(
     monkeypatch.setattr(Path, "hardlink_to", refused)
     model = load_model(str(bundle.folder))
     assert not (model.path / "text.onnx").samefile(bundle.folder / "text.onnx")
-    assert (model.path / "text.onnx").read_bytes() == b"graph of a"
+    assert (model.path / "text.onnx").read_bytes() == graph("a")
 
 
 def test_a_model_that_was_made_again_replaces_the_kept_one(home: Path, tmp_path: Path) -> None:
@@ -78,9 +91,31 @@ def test_a_model_that_was_made_again_replaces_the_kept_one(home: Path, tmp_path:
     assert find_model("birds").bundle.spec.nested == (64,)
 
 
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ("../secret", "secret"),
+        ("/etc/hostname", "hostname"),
+        ("gone.data", "not there"),
+        (SPEC, "not one of the model's files"),
+    ],
+)
+def test_a_graph_reads_no_other_file(home: Path, tmp_path: Path, weights: str, words: str) -> None:
+    (tmp_path / "secret").write_bytes(b"words")
+
+    def fill(work: Path) -> ModelSpec:
+        (work / "text.onnx").write_bytes(graph("a", weights=weights))
+        return ModelSpec("birds", (replace(starter_spec().towers[1], graph="text.onnx"),))
+
+    bundle = write_bundle(tmp_path / "birds", fill)
+    with pytest.raises(ModelError, match=words):
+        load_model(str(bundle.folder))
+    assert not [info for info in list_models() if info.path]
+
+
 def test_damage_is_told_before_it_is_kept(home: Path, tmp_path: Path) -> None:
     bundle = made(tmp_path / "birds")
-    (bundle.folder / "text.onnx").write_bytes(b"graph of b")
+    (bundle.folder / "text.onnx").write_bytes(graph("b"))
     with pytest.raises(ModelError, match=r"text\.onnx: checksum differs"):
         load_model(str(bundle.folder))
     (bundle.folder / "text.onnx").write_bytes(b"short")
@@ -118,7 +153,7 @@ def test_the_starter_is_not_replaced_by_a_folder(
     """A folder may claim the starter's space; what the cache has under it stays what was built here."""
 
     def fill(work: Path) -> ModelSpec:
-        (work / "text.onnx").write_bytes(b"another graph")
+        (work / "text.onnx").write_bytes(graph("other"))
         spec = starter_spec()
         towers = tuple(
             replace(t, graph="text.onnx") if t.modality is Modality.TEXT else t for t in spec.towers
