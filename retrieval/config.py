@@ -7,6 +7,7 @@ files live. TRIPTYCH_HOME moves all of them under one folder.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -16,6 +17,11 @@ from indexer.errors import ConfigError
 
 APP = "triptych"
 NOUNS = {int: "a whole number", float: "a number", str: "a word"}
+WORDS = {  # settings that take one of a few words
+    "runtime": ("auto", "onnx", "openvino", "torch"),
+    "precision": ("auto", "f32", "bf16", "fp16", "int8"),
+    "device": ("auto", "cpu", "cuda", "cuda:N", "mps"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +33,16 @@ class Settings:
     k: int = 10  # hits shown
     workers: int = 0  # decode processes; 0: as many as there are cores
     threads: int = 0  # threads of the model runtime; 0: as many as there are cores
+    runtime: str = "auto"  # what runs the model when indexing: auto, onnx, openvino or torch
+    precision: str = "auto"  # f32 on a CPU, lower on a GPU; or f32, bf16, fp16 (GPU), int8 (CPU)
+    device: str = "auto"  # where: auto, cpu, cuda, cuda:N or mps
     timeout_s: float = 60.0  # longest that one file may take to decode
     memory_mb: int = 2048  # most memory that decoding one file may take
 
     def with_flags(self, **flags: Any) -> Settings:
-        """A copy with every flag that was given (is not None)."""
-        return replace(self, **{name: value for name, value in flags.items() if value is not None})
+        """A copy with every flag that was given (is not None); ConfigError for a word it does not take."""
+        given = {name: value for name, value in flags.items() if value is not None}
+        return replace(self, **{name: _word(name, value) for name, value in given.items()})
 
 
 def cache_dir() -> Path:
@@ -77,11 +87,23 @@ def _convert(name: str, value: Any) -> Any:
         converted = wanted(value)
     except (TypeError, ValueError):
         raise ConfigError(f"{name} is {value!r}", hint=f"it takes {NOUNS[wanted]}") from None
+    converted = _word(name, converted)
     if name == "k" and converted < 1:
         raise ConfigError(f"{name} is {value!r}", hint="it takes a number of 1 or more")
     if isinstance(converted, int | float) and converted < 0:
         raise ConfigError(f"{name} is {value!r}", hint="it takes a number of 0 or more")
     return converted
+
+
+def _word(name: str, value: Any) -> Any:
+    """The value, in small letters where it is one of a few words; ConfigError where it is none of them."""
+    if name not in WORDS:
+        return value
+    word = str(value).strip().lower()
+    numbered = re.fullmatch(r"(cuda):\d+", word)
+    if (f"{numbered[1]}:N" if numbered else word) not in WORDS[name]:
+        raise ConfigError(f"{name} is {value!r}", hint=f"it takes one of {', '.join(WORDS[name])}")
+    return word
 
 
 def _place(kind: str) -> Path:

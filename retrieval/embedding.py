@@ -16,9 +16,10 @@ import numpy as np
 
 from indexer.errors import ConfigError, TriptychError
 from indexer.fsio import write_atomic
-from indexer.types import Encoder, FloatArray, Modality, Prepared
-from retrieval.query.compose import prepare, unit
-from retrieval.query.parse import parse_query
+from indexer.types import Encoder, FloatArray, Modality
+from retrieval.query.compose import Encoded, encode_many, pooled
+from retrieval.query.parse import try_parse
+from retrieval.types import Query
 
 GROUP = 1024  # inputs handled together, so that the model sees full batches
 
@@ -51,43 +52,28 @@ def embed_inputs(
 def _embed_group(
     group: Sequence[tuple[int, str]], encoder_of: Callable[[Modality], Encoder], dim: int, segments: bool
 ) -> list[Row]:
-    rows: dict[int, list[Row]] = {}
-    waiting: dict[Modality, list[tuple[int, str, Prepared]]] = {}
-
-    def flush(modality: Modality) -> None:
-        batch = waiting.pop(modality, [])
-        vectors = encoder_of(modality).encode([prepared.tensor for _, _, prepared in batch]) if batch else ()
-        for (number, label, prepared), vector in zip(batch, vectors, strict=True):
-            span = prepared.range
-            row = Row(
-                number, label, vector, modality, span.start if span else None, span.end if span else None
-            )
-            rows.setdefault(number, []).append(row)
-
-    for number, argument in group:
-        try:
-            query = parse_query(argument)
-            encoder = encoder_of(query.modality)
-            for prepared in prepare(query, encoder):
-                queue = waiting.setdefault(query.modality, [])
-                queue.append((number, argument, prepared))
-                if len(queue) >= encoder.batch_size:
-                    flush(query.modality)
-        except TriptychError as error:
+    queries = [try_parse(argument) for _, argument in group]
+    rows: list[Row] = []
+    for (number, label), query, found in zip(group, queries, encode_many(queries, encoder_of), strict=True):
+        if isinstance(found, TriptychError):
             nothing = np.full(dim, np.nan, dtype=np.float32)
-            waiting = {m: [one for one in queue if one[0] != number] for m, queue in waiting.items()}
-            rows[number] = [Row(number, argument, nothing, None, error=error.message)]
-    for modality in list(waiting):
-        flush(modality)
-    return [row for number, _ in group for row in (rows[number] if segments else [_pooled(rows[number])])]
+            rows.append(Row(number, label, nothing, None, error=found.message))
+            continue
+        assert isinstance(query, Query), "what was no query has no vectors"
+        if segments:
+            rows += [
+                Row(number, label, vector, query.modality, *((span.start, span.end) if span else ()))
+                for span, vector in found
+            ]
+        else:
+            rows.append(_whole(number, label, query.modality, found))
+    return rows
 
 
-def _pooled(rows: Sequence[Row]) -> Row:
-    first = rows[0]
-    if len(rows) == 1:
-        return Row(first.input, first.label, first.vector, first.modality, error=first.error)
-    mean = np.mean([row.vector for row in rows], axis=0, dtype=np.float64)
-    return Row(first.input, first.label, unit(mean), first.modality)
+def _whole(number: int, label: str, modality: Modality, found: Encoded) -> Row:
+    """One row of an input: its only segment's vector as it is, or the mean of several."""
+    vector = found[0][1] if len(found) == 1 else pooled(found)
+    return Row(number, label, vector, modality)
 
 
 def write_rows(rows: Sequence[Row], out: Path, *, dim: int, space_id: str) -> None:

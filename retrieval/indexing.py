@@ -15,6 +15,7 @@ from indexer.report import BuildOptions, OnEvent, UpdateReport, Warned
 from retrieval import places
 from retrieval.config import Settings, data_dir
 from retrieval.models.registry import Model, load_model, load_space
+from retrieval.runtime.choose import Placement
 
 
 def place_for(sources: Sequence[Path], named: Path | None, settings: Settings) -> Path:
@@ -32,6 +33,7 @@ def update_index(
     model: str | None = None,
     dim: int | None = None,
     prune: bool = False,
+    gpu: bool | None = None,
     on_event: OnEvent | None = None,
     on_build: Callable[[str, float], None] | None = None,
 ) -> UpdateReport:
@@ -46,7 +48,20 @@ def update_index(
         if existing is None:
             raise ConfigError("nothing to index", hint="name a folder: triptych index DIR")
         sources = [Path(root.path) for root in existing.roots]
-    towers = _model_for(existing, model, dim, settings=settings, on_build=on_build)
+    placement = Placement(settings.device, settings.runtime, settings.precision)
+    noted: list[Warned] = []
+
+    def note(line: str) -> None:
+        if all(line != one.message for one in noted):  # once, however many towers say it
+            noted.append(Warned(line))
+            if on_event is not None:
+                on_event(noted[-1])
+
+    found = _model_for(existing, model, dim, settings=settings, on_build=on_build)
+    towers = found.for_indexing(placement, note=note)
+    for choice in towers.choices().values():
+        if choice.note:
+            note(choice.note)
     report = update(
         index,
         [source.expanduser() for source in sources],
@@ -57,15 +72,16 @@ def update_index(
             workers=settings.workers,
             timeout_s=settings.timeout_s,
             memory_mb=settings.memory_mb,
+            gpu=gpu,
         ),
         on_event=on_event,
     )
     warned = _register(index)
-    if warned is None:
-        return report
-    if on_event is not None:
-        on_event(warned)
-    return replace(report, warnings=(*report.warnings, warned))
+    if warned is not None:
+        noted.append(warned)
+        if on_event is not None:
+            on_event(warned)
+    return replace(report, warnings=(*report.warnings, *noted))
 
 
 def _register(index: Path) -> Warned | None:

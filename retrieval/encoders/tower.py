@@ -27,7 +27,7 @@ class Tower:
     Groups run beside each other in `threads` threads, each of them on one core. Threads within a group would
     wait for each other at every layer, and while workers decode on the same cores they wait long.
 
-    A runtime may prefer groups of another size. What it computes in, `precision`, is known before it is there.
+    A runtime may prefer groups of another size. What it computes in, `precision`, is known before.
 
     A `nested` tower keeps the first `dim` coordinates of what its graph gives, and makes them unit vectors.
     """

@@ -18,6 +18,7 @@ class OnnxRuntime:
     """
 
     precision = "f32"
+    preferred_group = 0  # as the spec says
 
     def __init__(self, session: Any) -> None:
         self._session = session

@@ -1,4 +1,4 @@
-"""What runs a tower's graph. Imports nothing heavy; ONNX Runtime is the first of several runtimes."""
+"""What runs a tower's graph, whichever runtime it is. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -19,8 +19,13 @@ class Runtime(Protocol):
         """What it computes in: "f32"; lower ones only where they were asked for."""
         ...
 
+    @property
+    def preferred_group(self) -> int:
+        """Texts or views that one `run` handles best; 0: whatever the tower's spec says."""
+        ...
+
     def run(self, inputs: Arrays) -> Arrays:
-        """Outputs by name, for inputs by name."""
+        """Outputs by name, for inputs by name. Several threads may call it at once."""
         ...
 
 

@@ -1,0 +1,336 @@
+"""`triptych models quantize`: an int8 graph of a model's image tower, beside its float32 one.
+
+Static: the ranges of activations are fixed by pictures of the user's, so that a vector does not depend on its
+batch. What the graph costs is measured on other pictures of the same folder. Needs nncf, an extra.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from indexer.errors import ConfigError, MediaError, ModelError
+from indexer.media.prepare import prepare_file
+from indexer.media.text import read_text
+from indexer.scan import scan
+from indexer.types import FloatArray, Modality
+from retrieval.encoders.tower import Tower
+from retrieval.models.bundle import Bundle, ModelSpec, TowerSpec, link_or_copy
+from retrieval.models.int8_search import closest
+from retrieval.models.registry import Model, load_model, open_tower, store
+from retrieval.models.versions import versions
+from retrieval.runtime.choose import Choice, Engine, Precision
+from retrieval.runtime.openvino import capabilities, import_openvino
+
+CALIBRATING = 300  # pictures that fix the ranges, at most
+COMPARED = 300  # others that show the cost, at most
+FEWEST = 16  # pictures without which ranges would be guesses
+CUT = 10  # hits among which recall looks
+CAPTIONED = 30  # captions from which recall is told
+ATTENTION = 3  # softmaxes from which a network is taken for a transformer
+SUFFIX = ".int8.xml"
+CLOSE = 0.995  # mean cosine to float32 that layers go back to float32 for
+SEARCHING = 60.0  # seconds that finding them may take
+SHARE = 4  # of the pictures that fix the ranges, one in so many is kept back for the search
+PROBES = 24  # of these, at most
+PACKAGES = ("triptych", "nncf", "openvino")
+Progress = Callable[[str, float], None]  # what is being done, and the share already done, in [0, 1]
+Inputs = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """The share of queries whose own answer is among the first CUT, of a float32 tower and an int8 one."""
+
+    f32: float
+    int8: float
+
+    @property
+    def loss(self) -> float:
+        return self.f32 - self.int8
+
+
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """An int8 graph and what it costs."""
+
+    model: str
+    graph: str  # file name in the bundle
+    calibrated: int  # pictures
+    compared: int  # pictures, others where the folder has enough
+    cosine_mean: float  # of int8 vectors to float32 ones
+    cosine_worst: float
+    recall: Mapping[str, Recall]  # by direction; empty where too few pictures have captions
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as JSON."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """The same for a person."""
+        said = [
+            f"{self.model}: {self.graph}, calibrated with {self.calibrated} pictures",
+            f"cosine to float32 on {self.compared} others: {self.cosine_mean:.4f} in the mean, "
+            f"{self.cosine_worst:.4f} at worst",
+        ]
+        said += [
+            f"{title}, R@{CUT}: {one.f32:.1%} in float32, {one.int8:.1%} in int8"
+            for title, one in self.recall.items()
+        ]
+        if not self.recall:
+            said.append(f"recall was not measured: fewer than {CAPTIONED} of them have a caption")
+        return [*said, "an index uses it with --precision int8"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    """One prepared picture of the folder."""
+
+    views: npt.NDArray[Any]
+    caption: str | None
+
+
+def quantize_model(name: str, folder: Path, *, progress: Progress | None = None) -> Quantised:
+    """Write an int8 graph of the image tower of a model into its bundle in the cache, and measure it.
+
+    The space stays the same: int8 vectors are compared with the model's others. ModelError where the model
+    has no image tower with a graph, or nncf is not installed; ConfigError where the folder has too few
+    pictures.
+    """
+    say = progress or (lambda _step, _share: None)
+    model = load_model(name, progress=say)
+    tower = model.bundle.spec.tower(Modality.IMAGE)
+    if tower is None or tower.graph is None:
+        raise ModelError(
+            f"the model {model.name} has no ONNX graph of an image tower", hint="choose another model"
+        )
+    nncf = import_nncf()
+    say("reading pictures", 0.0)
+    calibrating, compared = _pictures(folder, model.tower(Modality.IMAGE))
+    say("quantising", 0.2)
+    graph = quantized(nncf, model.bundle.path(tower.graph), [view_inputs(one.views) for one in calibrating])
+    say("writing", 0.7)
+    bundle = _write(model.bundle, tower, graph, calibrated=len(calibrating))
+    say("comparing", 0.8)
+    report = _measured(bundle, compared, calibrated=len(calibrating), threads=model.threads)
+    say("ready", 1.0)
+    return report
+
+
+def import_nncf() -> Any:
+    """The nncf package, without telemetry. ModelError where it is not installed."""
+    import_openvino()  # keeps both packages' telemetry out
+    try:
+        import nncf
+    except ImportError as error:
+        raise ModelError(f"nncf cannot be loaded: {error}", hint="pip install 'triptych[int8]'") from error
+    return nncf
+
+
+def quantized(nncf: Any, graph: Path, inputs: Sequence[Inputs], *, seconds: float = SEARCHING) -> Any:
+    """An ov.Model of a graph with its backbone in int8, its ranges fixed by inputs as `run` takes them.
+
+    A part of the inputs is kept back: layers return to float32 until the vectors of these are as close as
+    CLOSE says, or until so many seconds were spent trying. What follows the average over views is left as it
+    is: it weighs close scores, and costs next to nothing. Biases are not corrected: on the starter that made
+    the worst vectors worse. The weights' whole range is used where the processor's sums cannot overflow.
+    """
+    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
+
+    core = import_openvino().Core()
+    exact, model = core.read_model(str(graph)), core.read_model(str(graph))
+    every = max(SHARE, -(-len(inputs) // PROBES))
+    probes = list(inputs[::every])
+    ranging = [one for place, one in enumerate(inputs) if place % every] or probes
+    softmaxes = sum(node.get_type_name() == "Softmax" for node in model.get_ordered_ops())
+    with _quiet():
+        small = nncf.quantize(
+            model,
+            nncf.Dataset(ranging),
+            subset_size=len(ranging),
+            preset=nncf.QuantizationPreset.MIXED,
+            target_device=nncf.TargetDevice.CPU,
+            model_type=nncf.ModelType.TRANSFORMER if softmaxes >= ATTENTION else None,
+            ignored_scope=nncf.IgnoredScope(names=after_pooling(model)),
+            advanced_parameters=AdvancedQuantizationParameters(
+                overflow_fix=OverflowFix.DISABLE if _wide_sums() else OverflowFix.ENABLE,
+                disable_bias_correction=True,
+                backend_params={"compress_weights": False},  # so that a layer can have its own back
+            ),
+        )
+    return closest(exact, small, probes, bound=CLOSE, seconds=seconds).graph
+
+
+def after_pooling(model: Any) -> list[str]:
+    """The names of an ov.Model's operations that depend on its input `pool`."""
+    reached: set[str] = set()
+    for node in model.get_ordered_ops():  # in topological order
+        name, kind = node.get_friendly_name(), node.get_type_name()
+        above = [node.input_value(place).get_node() for place in range(node.get_input_size())]
+        given = kind == "Parameter" and "pool" in node.output(0).get_names()
+        if given or reached.intersection(one.get_friendly_name() for one in above):
+            reached.add(name)
+    left_out = ("Parameter", "Result")
+    return [
+        node.get_friendly_name()
+        for node in model.get_ordered_ops()
+        if node.get_friendly_name() in reached and node.get_type_name() not in left_out
+    ]
+
+
+def _wide_sums() -> bool:
+    """Whether products of int8 are summed in 32 bits at once (VNNI, or ARM), so that none overflows."""
+    if platform.machine().lower() in ("arm64", "aarch64") or "BF16" in capabilities():
+        return True
+    try:
+        return "vnni" in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+
+
+def view_inputs(views: npt.NDArray[Any]) -> Inputs:
+    """One picture as the graph takes it."""
+    return {"views": views, "pool": np.full((1, len(views)), 1.0 / len(views), dtype=np.float32)}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without nncf's log lines and bars, which go to stdout, where only data belongs."""
+    logger = logging.getLogger("nncf")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _pictures(folder: Path, tower: Tower) -> tuple[list[_Picture], list[_Picture]]:
+    """Prepared pictures of a folder to calibrate with, and others to compare on.
+
+    Which are taken follows from their paths alone. Those that cannot be read are left out.
+    """
+    found = scan(folder.expanduser())
+    if found.missing:
+        raise ConfigError(f"{folder} is not there", hint="name a folder of pictures")
+    entries = [one for one in found.items if one.members[0].modality is Modality.IMAGE]
+    entries.sort(key=lambda one: hashlib.sha256(os.fsencode(one.path)).digest())
+    read = [one for entry in entries[: CALIBRATING + COMPARED] if (one := _read(found.base, entry, tower))]
+    if len(read) < FEWEST:
+        raise ConfigError(
+            f"{folder} has {len(read)} pictures that can be read, expected {FEWEST} or more",
+            hint=f"name a folder of some {CALIBRATING} pictures like those to be indexed",
+        )
+    half = min(CALIBRATING, -(-len(read) // 2))
+    return read[:half], read[half:]
+
+
+def _read(base: str, entry: Any, tower: Tower) -> _Picture | None:
+    picture, *others = entry.members
+    caption = next((one for one in others if one.modality is Modality.TEXT), None)
+    try:
+        prepared = next(iter(prepare_file(os.path.join(base, picture.path), Modality.IMAGE, tower.preparer)))  # noqa: PTH118 - names stay bytes-exact
+        text = None if caption is None else read_text(os.path.join(base, caption.path)).strip()  # noqa: PTH118
+    except (MediaError, OSError):
+        return None
+    return _Picture(prepared.tensor, text)
+
+
+def save_graph(graph: Any, path: Path) -> None:
+    """Write an ov.Model to `path`, a name that ends in .xml, its weights to `path`.data."""
+    from openvino.passes import Manager, Serialize
+
+    manager = Manager()
+    manager.register_pass(Serialize(str(path), f"{path}.data"))
+    manager.run_passes(graph)
+
+
+def _write(bundle: Bundle, tower: TowerSpec, graph: Any, *, calibrated: int) -> Bundle:
+    """The bundle with the int8 graph, in place of the one that the cache has."""
+    name = f"{Path(tower.graph or '').stem}{SUFFIX}"
+    old = {tower.quantised, f"{tower.quantised}.data"}
+
+    def fill(work: Path) -> ModelSpec:
+        for file in bundle.spec.files:
+            if file not in old:
+                link_or_copy(bundle.path(file), work / file)
+        save_graph(graph, work / name)
+        towers = tuple(
+            replace(one, quantised=name) if one.modality is Modality.IMAGE else one
+            for one in bundle.spec.towers
+        )
+        made = {"calibrated": calibrated, "versions": versions(PACKAGES)}
+        return replace(bundle.spec, towers=towers, provenance={**bundle.spec.provenance, "int8": made})
+
+    return store(bundle.spec.space_id, fill)
+
+
+def _measured(bundle: Bundle, pictures: Sequence[_Picture], *, calibrated: int, threads: int) -> Quantised:
+    """What the int8 graph costs on pictures that it was not calibrated with."""
+    model = Model(bundle, threads)
+    tower = bundle.spec.tower(Modality.IMAGE)
+    assert tower is not None
+    views = [one.views for one in pictures]
+    exact, small = (
+        open_tower(
+            bundle,
+            tower,
+            space_id=model.space_id,
+            threads=model.tower(Modality.IMAGE).threads,
+            choice=Choice(Engine.OPENVINO, precision),
+        ).encode(views)
+        for precision in (Precision.F32, Precision.INT8)
+    )
+    cosines = (exact * small).sum(axis=1)
+    captions = [one.caption for one in pictures]
+    return Quantised(
+        model=bundle.spec.name,
+        graph=tower.quantised,
+        calibrated=calibrated,
+        compared=len(pictures),
+        cosine_mean=float(cosines.mean()),
+        cosine_worst=float(cosines.min()),
+        recall=_recall(model, exact, small, captions),
+    )
+
+
+def _recall(
+    model: Model, exact: FloatArray, small: FloatArray, captions: Sequence[str | None]
+) -> dict[str, Recall]:
+    """Recall between the pictures and their captions, in both directions."""
+    rows = [row for row, caption in enumerate(captions) if caption]
+    if len(rows) < CAPTIONED or Modality.TEXT not in model.modalities:
+        return {}
+    said = [captions[row] or "" for row in rows]
+    tower = model.tower(Modality.TEXT)
+    texts = tower.encode([tower.preparer.tensor(text) for text in said])
+    labels = np.array(said)
+    both = {"image to text": lambda images: (images, texts), "text to image": lambda images: (texts, images)}
+    return {
+        title: Recall(*(recall_at(*sides(one[rows]), labels) for one in (exact, small)))
+        for title, sides in both.items()
+    }
+
+
+def recall_at(queries: FloatArray, gallery: FloatArray, labels: npt.NDArray[Any], cut: int = CUT) -> float:
+    """The share of queries, row by row those of `gallery`, whose label is among the best `cut`; in [0, 1].
+
+    An answer of another label that scores the same counts as ranked before.
+    """
+    scores = queries @ gallery.T
+    same = labels[:, None] == labels[None, :]
+    best = np.where(same, scores, -np.inf).max(axis=1)
+    before = ((scores >= best[:, None]) & ~same).sum(axis=1)
+    return float((before < cut).mean())
