@@ -15,6 +15,7 @@ import typer
 
 from indexer.errors import ConfigError, TrainingStopped, TriptychError
 from indexer.types import Modality
+from retrieval.commands.batch import BatchFlag, SearchGpuFlag, check_flags, open_batch, search_batch
 from retrieval.commands.models import models_app
 from retrieval.commands.talk import DimFlag, JsonFlag, ModelFlag, print_json, say, stderr_console
 from retrieval.commands.training import evaluate, train
@@ -82,8 +83,8 @@ IndexFlag = Annotated[Path | None, typer.Option("--index", help="The index, or a
 @app.command(epilog='Example: triptych search "a singing bird" --in image -k 5')
 def search(
     query: Annotated[
-        str, typer.Argument(help="Words, a picture, a sound, or - for stdin; text: and file: force.")
-    ],
+        str | None, typer.Argument(help="Words, a picture, a sound, or - for stdin; text: and file: force.")
+    ] = None,
     within: Annotated[
         str | None, typer.Option("--in", help="Modalities to search: image,text,audio.")
     ] = None,
@@ -98,16 +99,31 @@ def search(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     paths: Annotated[bool, typer.Option("--paths", help="Print bare paths.")] = False,
     nul: Annotated[bool, typer.Option("-0", help="Print bare paths, each ended by a NUL.")] = False,
+    batch: BatchFlag = None,
+    gpu: SearchGpuFlag = None,
 ) -> None:
     """Find items by words, a picture or a sound. Exits 0 with hits, 1 without, 2 on an error."""
     from retrieval.query.searcher import Searcher
     from retrieval.render.data import Format, pick_format
 
     form = pick_format({"json": as_json, "jsonl": jsonl, "csv": as_csv, "paths": paths, "nul": nul})
+    check_flags(query, batch, gpu, other_form=form not in (Format.TABLE, Format.JSONL))
     settings = load_settings()
     place = _choose(index, settings)
+    if batch is not None:
+        from retrieval.query.batch import Wanted
+
+        wanted = Wanted(k or settings.k, _modalities(within), segments)
+        with (
+            open_batch(batch) as file,
+            Searcher.open(place, model=model, threads=settings.threads, on_build=_say_build) as searcher,
+        ):
+            code = search_batch(searcher, file, wanted, gpu=gpu, device=settings.device)
+        raise typer.Exit(code)
     with Searcher.open(place, model=model, threads=settings.threads, on_build=_say_build) as searcher:
-        result = searcher.search(query, k=k or settings.k, modalities=_modalities(within), segments=segments)
+        result = searcher.search(
+            query or "", k=k or settings.k, modalities=_modalities(within), segments=segments
+        )
     if form is Format.TABLE:
         from retrieval.render.table import hit_lines
 
@@ -133,6 +149,15 @@ def index(
     strict: Annotated[bool, typer.Option("--strict", help="Exit 2 if any file gave nothing.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Decode processes.")] = None,
     timeout: Annotated[float | None, typer.Option(min=0.1, help="Seconds that one file may take.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = None,
+    runtime: Annotated[str | None, typer.Option(help="auto, onnx, openvino or torch.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, f32, bf16, int8, or fp16 on a GPU.")] = None,
+    gpu: Annotated[
+        bool | None,
+        typer.Option(
+            "--gpu/--no-gpu", help="Train search structures on a GPU; by default where there is one."
+        ),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Index folders or manifests, or bring an index up to date (without SOURCES: everything it covers)."""
@@ -140,7 +165,8 @@ def index(
     from retrieval.render.progress import UpdateProgress, build_progress
     from retrieval.render.report import update_json, update_lines
 
-    settings = load_settings().with_flags(workers=workers, timeout_s=timeout)
+    placed = {"device": device, "runtime": runtime, "precision": precision}
+    settings = load_settings().with_flags(workers=workers, timeout_s=timeout, **placed)
     console = stderr_console()
     place = place_for(sources or [], index, settings)
     with build_progress(console) as on_build, UpdateProgress(console) as on_event:
@@ -151,6 +177,7 @@ def index(
             model=model,
             dim=dim,
             prune=prune,
+            gpu=gpu,
             on_event=on_event,
             on_build=on_build,
         )

@@ -292,6 +292,7 @@ class _Update:
             generation=base.generation.number,
             committed=self.publisher.committed,
             seconds=self.clock.seconds,
+            warnings=tuple(self.publisher.warned),
         )
 
 

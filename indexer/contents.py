@@ -7,7 +7,9 @@ knows an index or an item.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -35,11 +37,12 @@ class Medium(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """All segments of a content, and their unit vectors, shape (segments, dim)."""
+    """All segments of a content, their unit vectors, (segments, dim), and what those are computed in."""
 
     medium: Medium
     segments: list[Segment]
     vectors: FloatArray
+    precision: str
 
 
 class Broken(NamedTuple):
@@ -76,6 +79,7 @@ class ContentEncoder:
         self._pool = pool
         self._open: dict[int, _Open] = {}
         self._queues: dict[Modality, deque[_Waiting]] = {modality: deque() for modality in encoders}
+        self._warmed: set[Modality] = set()
         self._next_id = 0
 
     def run(self, media: Iterable[Medium]) -> Iterator[Encoded | Broken]:
@@ -88,9 +92,22 @@ class ContentEncoder:
 
     def _jobs(self, media: Iterable[Medium]) -> Iterator[Job]:
         for medium in media:
+            self._warm(medium.key[1])
             self._next_id += 1
             self._open[self._next_id] = _Open(medium)
             yield Job(self._next_id, medium.key[1], medium.path, medium.text)
+
+    def _warm(self, modality: Modality) -> None:
+        """Load a modality's model, while the workers start: each takes as long as dozens of pictures."""
+        if modality in self._warmed or modality not in self.encoders:
+            return
+        self._warmed.add(modality)
+
+        def load() -> None:
+            with contextlib.suppress(Exception):  # `encode` meets it again, and raises it where it is heard
+                self.encoders[modality].warm()
+
+        threading.Thread(target=load, name=f"warm {modality}", daemon=True).start()
 
     def _take(self, outcome: Chunk | Finished | Failed) -> Iterator[Encoded | Broken]:
         entry = self._open.get(outcome.job_id)
@@ -153,7 +170,9 @@ class ContentEncoder:
         entry = self._open[job_id]
         if entry.finished and not entry.missing:
             del self._open[job_id]
-            yield Encoded(entry.medium, entry.segments, np.stack([v for v in entry.vectors if v is not None]))
+            vectors = np.stack([vector for vector in entry.vectors if vector is not None])
+            precision = self.encoders[entry.medium.key[1]].precision
+            yield Encoded(entry.medium, entry.segments, vectors, precision)
 
 
 def _problem(entry: _Open, outcome: Finished | Failed) -> Broken | None:

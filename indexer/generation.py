@@ -22,6 +22,8 @@ CURRENT = "CURRENT"
 TOKEN = re.compile(r"[0-9a-f]{16}")  # ids of parts, item tables, tombstones, codebooks
 SPACE = re.compile(r"[0-9A-Za-z_-]{1,64}")
 GENERATION = re.compile(r"\d{6,}")
+PRECISION = "f32"  # of vectors of which nothing else is said
+WORD = re.compile(r"[0-9A-Za-z_.-]{1,32}")
 VERIFY_HINT = "`triptych verify` lists what is wrong; to mend it, delete the index's folder and index again"
 
 
@@ -66,6 +68,11 @@ class Part:
     dead: Mapping[Modality, int]  # how many of them are tombstoned
     kinds: Mapping[Modality, str]  # "flat" or "ivf": the search structure of each modality
     files: Mapping[str, StoredFile]  # by name inside the part's folder
+    precisions: Mapping[Modality, tuple[str, ...]] = field(default_factory=dict)  # what vectors were made in
+
+    def precisions_of(self, modality: Modality) -> tuple[str, ...]:
+        """What the vectors of a modality were computed in, sorted; several after a merge."""
+        return self.precisions.get(modality, (PRECISION,))
 
     @property
     def rows(self) -> int:
@@ -120,6 +127,11 @@ class Generation:
             for modality, count in part.counts.items() if space_id in (None, part.space_id) else ():
                 totals[modality] += count - part.dead.get(modality, 0)
         return totals
+
+    def precisions_of(self, modality: Modality) -> tuple[str, ...]:
+        """What the vectors of a modality were computed in, over all parts, sorted."""
+        parts = (part for part in self.parts if part.counts.get(modality))
+        return tuple(sorted({word for part in parts for word in part.precisions_of(modality)}))
 
     @property
     def all_files(self) -> dict[str, StoredFile]:
@@ -180,6 +192,7 @@ def _part_json(part: Part) -> dict[str, Any]:
         "counts": {modality.value: count for modality, count in part.counts.items()},
         "dead": {modality.value: count for modality, count in part.dead.items()},
         "structures": {modality.value: kind for modality, kind in part.kinds.items()},
+        "precisions": {modality.value: list(part.precisions_of(modality)) for modality in part.counts},
         "files": _files_json(part.files),
     }
 
@@ -240,17 +253,24 @@ def _part(document: dict[str, Any]) -> Part:
         {Modality(key): int(count) for key, count in document["dead"].items()},
         {Modality(key): str(kind) for key, kind in document["structures"].items()},
         _stored(document["files"]),
+        {Modality(key): _words(words) for key, words in document["precisions"].items()},
     )
     expected = {"segments.parquet"}
     for modality in part.counts:
         expected |= {vector_name(space_id, modality), structure_name(space_id, modality)}
-    if set(part.files) != expected or set(part.kinds) != set(part.counts):
+    if set(part.files) != expected or not set(part.kinds) == set(part.precisions) == set(part.counts):
         raise ValueError(f"the files of part {part.id}")
     return part
 
 
 def _stored(files: Mapping[str, Any]) -> dict[str, StoredFile]:
     return {name: StoredFile(int(file["size"]), str(file["sha256"])) for name, file in files.items()}
+
+
+def _words(words: list[str]) -> tuple[str, ...]:
+    if not words or not all(WORD.fullmatch(word) for word in words):
+        raise ValueError(f"precisions {words!r}")
+    return tuple(words)
 
 
 def _space(space_id: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ Note = Callable[[str], None]  # takes one line for the user
 IndexArray = npt.NDArray[np.int64]
 
 DEEPEST = 2048  # the most results that a GPU gives for one query
+HALF_MARGIN = 1.5e-3  # more than float16 queries move a score: 2**-11 of a unit vector, and float32 sums
 ADD_ROWS = 1 << 18  # rows converted and sent at a time
 SIGNS = (
     "nvidia[0-9]*",
@@ -87,30 +88,33 @@ def clustering_index(dim: int) -> Any:
     return faiss.index_cpu_to_all_gpus(faiss.IndexFlatIP(dim))
 
 
-def to_host(index: Any) -> Any:
-    """An index that can be stored: a GPU's is cloned, a host's is itself."""
-    import faiss
-
-    on_gpu = hasattr(faiss, "isGpuIndex") and faiss.isGpuIndex(index)
-    return faiss.index_gpu_to_cpu(index) if on_gpu else index
-
-
 class FlatOnGpu:
     """Inner products of all rows in float16, on one GPU. Rows that are float16 already lose nothing.
 
-    Queries are rounded to float16 too, which moves a unit query's score by less than nearest.HALF_MARGIN.
+    Queries are rounded to float16 too, which moves a unit query's score by less than HALF_MARGIN.
     """
 
-    def __init__(self, rows: npt.NDArray[Any], *, device: int = 0, half: bool = True) -> None:
-        """Copy rows (n, d), float16 or float32, to a GPU. RuntimeError where they do not fit."""
+    margin = HALF_MARGIN
+    deepest = DEEPEST
+
+    def __init__(
+        self,
+        rows: npt.NDArray[Any],
+        *,
+        alive: npt.NDArray[np.bool_] | None = None,
+        device: int = 0,
+        half: bool = True,
+    ) -> None:
+        """Copy the living ones of rows (n, d), float16 or float32, to a GPU. RuntimeError if it fails."""
         import faiss
 
         config = faiss.GpuIndexFlatConfig()
         config.device, config.useFloat16 = device, half
         self._resources = faiss.StandardGpuResources()
+        self._living = None if alive is None else np.flatnonzero(alive)
         self.index = faiss.GpuIndexFlatIP(self._resources, rows.shape[1], config)
-        for start in range(0, len(rows), ADD_ROWS):
-            self.index.add(np.ascontiguousarray(rows[start : start + ADD_ROWS], np.float32))
+        for block in living_blocks(rows, self._living, ADD_ROWS):
+            self.index.add(np.ascontiguousarray(block, np.float32))
 
     def __call__(self, queries: FloatArray, depth: int) -> tuple[FloatArray, IndexArray]:
         """Scores and rows (q, depth), best first, rounded; `depth` at most DEEPEST."""
@@ -118,5 +122,14 @@ class FlatOnGpu:
 
     def search(self, queries: FloatArray, depth: int) -> tuple[FloatArray, IndexArray]:
         """The same, as a host's index names it."""
-        scores, rows = self.index.search(np.ascontiguousarray(queries, np.float32), depth)
-        return scores, rows.astype(np.int64)
+        scores, places = self.index.search(np.ascontiguousarray(queries, np.float32), depth)
+        places = places.astype(np.int64)
+        if self._living is None:
+            return scores, places
+        return scores, np.where(places >= 0, self._living[places], -1)
+
+
+def living_blocks(rows: npt.NDArray[Any], living: IndexArray | None, size: int) -> Iterator[npt.NDArray[Any]]:
+    """The rows (n, d) whose numbers are in `living`, all for None, `size` at a time."""
+    for start in range(0, len(rows) if living is None else len(living), size):
+        yield rows[start : start + size] if living is None else rows[living[start : start + size]]

@@ -99,7 +99,14 @@ def merged(readers: Sequence[PartReader], dead: Sequence[BoolArray]) -> Content:
                 own = alive[start : start + reader.part.counts[modality]]
                 yield lists, reader.vectors(modality), own
 
-    return Content(space_id, dim, present, tables, blocks, sources)
+    made_in = {modality: _precisions(pairs, modality) for modality in present}
+    return Content(space_id, dim, present, tables, blocks, made_in, sources)
+
+
+def _precisions(pairs: Sequence[tuple[PartReader, BoolArray]], modality: Modality) -> tuple[str, ...]:
+    """What the living vectors of a modality were computed in."""
+    parts = (reader.part for reader, alive in pairs if _living(reader, alive, modality))
+    return tuple(sorted({word for part in parts for word in part.precisions_of(modality)}))
 
 
 def _living(reader: PartReader, alive: BoolArray, modality: Modality) -> int:

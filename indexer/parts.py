@@ -16,7 +16,7 @@ from indexer import schema, vectors
 from indexer.checked import CheckedFile, Verified, describe
 from indexer.errors import IndexCorrupt, StoreError
 from indexer.fsio import fsync_dir, fsync_file
-from indexer.generation import VERIFY_HINT, Part, structure_name, vector_name
+from indexer.generation import PRECISION, VERIFY_HINT, Part, structure_name, vector_name
 from indexer.types import FloatArray, Modality, Segment
 from indexer.vectors import BoolArray, HalfArray
 
@@ -38,12 +38,22 @@ class Content:
     counts: Mapping[Modality, int]  # of modalities that occur
     tables: Iterator[pa.Table]
     vectors: Mapping[Modality, Iterator[HalfArray]]
+    precisions: Mapping[Modality, tuple[str, ...]]  # what the vectors were computed in, sorted
     # of a merge: each source's structure (None if flat), vectors, and which of them live
     merged: Callable[[Modality], Iterator[tuple[Any, HalfArray, BoolArray]]] | None = None
 
 
-def content_of(segments: Sequence[Segment], rows: FloatArray, *, space_id: str) -> Content:
-    """Segments with their vectors, shape (n, dim), brought into modality order; within one, order is kept."""
+def content_of(
+    segments: Sequence[Segment],
+    rows: FloatArray,
+    *,
+    space_id: str,
+    precisions: Mapping[Modality, str] | None = None,
+) -> Content:
+    """Segments with their vectors, shape (n, dim), brought into modality order; within one, order is kept.
+
+    `precisions` says what a modality's vectors were computed in; f32 where it says nothing.
+    """
     if rows.ndim != 2 or len(rows) != len(segments):
         raise StoreError(f"{len(segments)} segments came with vectors of shape {rows.shape}")
     vectors.check_units(rows, what=f"space {space_id[:12]}")
@@ -58,7 +68,8 @@ def content_of(segments: Sequence[Segment], rows: FloatArray, *, space_id: str) 
             counts[modality] = count
             blocks[modality] = iter([half[start : start + count]])
             start += count
-    return Content(space_id, rows.shape[1], counts, iter([table]), blocks)
+    made_in = {modality: ((precisions or {}).get(modality, PRECISION),) for modality in counts}
+    return Content(space_id, rows.shape[1], counts, iter([table]), blocks, made_in)
 
 
 def write_part(
@@ -90,7 +101,8 @@ def write_part(
     fsync_dir(folder / content.space_id)
     fsync_dir(folder)
     files = {path.relative_to(folder).as_posix(): describe(path) for path in names}
-    return Part(part_id, content.space_id, dict(content.counts), {}, kinds, files)
+    made_in = dict(content.precisions)
+    return Part(part_id, content.space_id, dict(content.counts), {}, kinds, files, made_in)
 
 
 def _blocks(stored: HalfArray) -> Iterator[HalfArray]:

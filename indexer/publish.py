@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
+from indexer import gpu
 from indexer.contents import Encoded, Key
 from indexer.errors import CommitConflict, IndexNotFound, SpaceMismatch, StoreError
 from indexer.generation import Generation, Root, Space
 from indexer.ledger import Completed
-from indexer.report import BuildOptions, Committed, OnEvent, Stopwatch
+from indexer.report import BuildOptions, Committed, OnEvent, Stopwatch, Warned
 from indexer.snapshot import Snapshot
 from indexer.store import StagedPart, Writer
 from indexer.types import Item
@@ -66,6 +67,7 @@ class Publisher:
         self.on_event = on_event
         self.base = Base()
         self.committed = False
+        self.warned: list[Warned] = []
         self._stack = stack
         self._writer: Writer | None = None
         self._items: dict[str, Completed] = {}  # done since the last commit, by id
@@ -92,8 +94,17 @@ class Publisher:
     def open(self) -> Writer:
         """Take a place to stage parts in, once; the index is made where there is none."""
         if self._writer is None:
-            self._writer = self._stack.enter_context(Writer.open(self.index_dir, create=True))
+            # Asked for, a GPU is looked for now, whether or not this run will have so much to train on.
+            use = gpu.chosen(True, note=self._warn) if self.options.gpu else self.options.gpu
+            self._writer = self._stack.enter_context(
+                Writer.open(self.index_dir, create=True, gpu=use, note=self._warn)
+            )
         return self._writer
+
+    def _warn(self, line: str) -> None:
+        if all(line != said.message for said in self.warned):  # every large part would say it
+            self.warned.append(Warned(line))
+            self.on_event(self.warned[-1])
 
     def tidy(self) -> None:
         """Clean up after a writer that died, where this run had nothing to commit and so did not.
@@ -169,7 +180,8 @@ class Publisher:
             with self.clock.stage("write"):
                 segments = [one for encoded in self._buffer.values() for one in encoded.segments]
                 vectors = np.concatenate([encoded.vectors for encoded in self._buffer.values()])
-                self._part = writer.add_part(segments, vectors, space_id=self.space_id)
+                made_in = {encoded.medium.key[1]: encoded.precision for encoded in self._buffer.values()}
+                self._part = writer.add_part(segments, vectors, space_id=self.space_id, precisions=made_in)
         with self.clock.stage("commit"):
             items = {key: item for key, item in self.base.items.items() if key not in self._removed}
             items.update((key, done.item) for key, done in self._items.items())

@@ -25,6 +25,7 @@ class BuildOptions:
     commit_segments: int = 20_000  # a generation is committed after so many new segments
     commit_seconds: float = 300.0  # and after so long
     commit_attempts: int = 5  # while other writers commit first
+    gpu: bool | None = None  # train search structures on a GPU: None where there is one
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from indexer.types import Item, Member, Modality, Range, Segment, Source
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 HASH_BYTES = 16
 KEY_BYTES = HASH_BYTES + 2  # content hash, modality, source
 ROW_GROUP = 512  # rows: a search reads whole groups for a handful of hits, so they are small
@@ -34,7 +34,6 @@ WORDS = (  # columns of few different values, the only ones stored by dictionary
 
 Document = dict[str, Any]
 ByteRows = npt.NDArray[np.uint8]
-MIGRATIONS: dict[int, Callable[[Document], Document]] = {}  # version n -> the document as version n + 1
 
 _MODALITIES = tuple(Modality)
 _SOURCES = tuple(Source)
@@ -60,6 +59,17 @@ def migrate(document: Document) -> Document:
         version += 1
         document["schema_version"] = version
     return document
+
+
+def _with_precisions(document: Document) -> Document:
+    """Version 1 did not say what vectors were computed in: it was float32."""
+    parts = [part | {"precisions": {name: ["f32"] for name in part["counts"]}} for part in document["parts"]]
+    return document | {"parts": parts}
+
+
+MIGRATIONS: dict[int, Callable[[Document], Document]] = {  # version n -> the document as version n + 1
+    1: _with_precisions,
+}
 
 
 @cache

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from indexer import schema, tombstones, vectors
 from indexer.checked import CheckedFile, Verified
 from indexer.errors import IndexCorrupt, SpaceMismatch
 from indexer.generation import VERIFY_HINT, Generation, Root, read_current, read_generation
+from indexer.nearest import Found, Rows, nearest
 from indexer.parts import PartReader
 from indexer.types import FloatArray, Item, Modality, Segment, Source
 from indexer.vectors import BoolArray, IndexArray
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 Key = tuple[bytes, Modality, Source]
+Find = Callable[[FloatArray, Rows, int], list[Found]]  # queries, vectors, how many: as nearest.nearest
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,15 +239,48 @@ class Snapshot:
         There are fewer only where fewer exist. Raises SpaceMismatch for a space the index does not have.
         """
         space_id = self._space(space_id, query)
-        parts, rows, scores = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
-        for place, reader in enumerate(self._readers):
-            if reader.part.space_id == space_id and reader.part.counts.get(modality) and k > 0:
-                own_rows, own = self._part_candidates(place, modality, query, k)
-                parts.append(np.full(len(own_rows), place, np.int64))
-                rows.append(own_rows + reader.part.offset(modality))
-                scores.append(own)
-        found = Candidates(np.concatenate(parts), np.concatenate(rows), np.concatenate(scores))
-        return self._best(found, k)
+        places = self._places(modality, space_id) if k > 0 else []
+        found = [self._part_candidates(place, modality, query, k) for place in places]
+        return self._best(self._joined(places, found, modality), k)
+
+    def search_many(
+        self, modality: Modality, queries: FloatArray, k: int, *, find: Find = nearest
+    ) -> list[Candidates]:
+        """As `search` of the default space for each of `queries` (q, dim), exactly, a part at a time.
+
+        `find` is asked for the best living rows of each part; whatever computes them, the result is the same.
+        It is `search`'s too, but that one takes inverted lists, where parts have them, for what they find.
+        """
+        if not len(queries):
+            return []
+        places = self._places(modality, self._space(None, queries[0])) if k > 0 else []
+        found = [find(queries, self._part_rows(place, modality), k) for place in places]
+        return [
+            self._best(self._joined(places, [part[query] for part in found], modality), k)
+            for query in range(len(queries))
+        ]
+
+    def _places(self, modality: Modality, space_id: str | None) -> list[int]:
+        """The parts that have vectors of a modality in a space."""
+        parts = ((place, reader.part) for place, reader in enumerate(self._readers))
+        return [place for place, part in parts if part.space_id == space_id and part.counts.get(modality)]
+
+    def _part_rows(self, place: int, modality: Modality) -> Rows:
+        reader = self._readers[place]
+        return Rows(
+            reader.vectors(modality), self._alive(place, modality), name=f"{reader.part.id}/{modality}"
+        )
+
+    def _joined(self, places: Sequence[int], found: Sequence[Found], modality: Modality) -> Candidates:
+        """Vector rows that each part gave, as rows of segments."""
+        if not places:
+            return Candidates(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+        offsets = [self._readers[place].part.offset(modality) for place in places]
+        return Candidates(
+            np.repeat(places, [len(rows) for rows, _ in found]),
+            np.concatenate([rows + offset for (rows, _), offset in zip(found, offsets, strict=True)]),
+            np.concatenate([scores for _, scores in found]),
+        )
 
     def _space(self, space_id: str | None, query: FloatArray) -> str | None:
         space_id = space_id or self.space_id

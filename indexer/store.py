@@ -25,6 +25,7 @@ from indexer.draft import Change, Draft, Drafter, StagedPart, discard
 from indexer.errors import CommitConflict, IndexNotFound, StoreError
 from indexer.fsio import Lease, fsync_dir, fsync_file, short_lock, step, write_atomic
 from indexer.generation import CURRENT, SPACE, Generation, Root, Space, StoredFile, read_current, to_json
+from indexer.gpu import Note
 from indexer.parts import Content, content_of, write_part
 from indexer.types import FloatArray, Item, Modality, Segment
 
@@ -41,16 +42,30 @@ OWN_NAMES = {*FOLDERS, "banks", CURRENT, LOCK}
 class Writer:
     """One process that writes to an index. Use as a context manager, or call `close`."""
 
-    def __init__(self, index_dir: Path, staging: Path, lease: Lease) -> None:
+    def __init__(
+        self,
+        index_dir: Path,
+        staging: Path,
+        lease: Lease,
+        *,
+        gpu: bool | None = None,
+        note: Note | None = None,
+    ) -> None:
         self.index_dir = index_dir
         self._staging = staging
         self._lease = lease
+        self._gpu = gpu
+        self._note = note
         self._verified = Verified.load(index_dir)
 
     @classmethod
-    def open(cls, index_dir: Path, *, create: bool = False) -> Writer:
+    def open(
+        cls, index_dir: Path, *, create: bool = False, gpu: bool | None = None, note: Note | None = None
+    ) -> Writer:
         """Take a staging folder of one's own, and clean up after writers that died.
 
+        `gpu` says whether one trains search structures, None where there is one; `note` hears a line where
+        one was asked for and is not there, or fails.
         Raises IndexNotFound where there is no index and `create` is not set; StoreError for a folder that is
         read-only, that another user owns, or that holds something else.
         """
@@ -67,7 +82,7 @@ class Writer:
                 staging.mkdir()
                 lease = Lease(staging)
                 lease.acquire()
-        return cls(index_dir, staging, lease)
+        return cls(index_dir, staging, lease, gpu=gpu, note=note)
 
     def __enter__(self) -> Writer:
         return self
@@ -88,9 +103,17 @@ class Writer:
         except IndexNotFound:
             return None
 
-    def add_part(self, segments: Sequence[Segment], rows: FloatArray, *, space_id: str) -> StagedPart:
+    def add_part(
+        self,
+        segments: Sequence[Segment],
+        rows: FloatArray,
+        *,
+        space_id: str,
+        precisions: Mapping[Modality, str] | None = None,
+    ) -> StagedPart:
         """Stage segments with their unit vectors, shape (n, dim), in the same order; durable on return.
 
+        `precisions` says what a modality's vectors were computed in; f32 where it says nothing.
         All segments of one content belong into one commit: a content that any part holds counts as encoded.
         """
         if not segments:
@@ -98,7 +121,8 @@ class Writer:
         if not SPACE.fullmatch(space_id):
             raise StoreError(f"{space_id!r} cannot be a space id: up to 64 letters, digits, - and _")
         with _disk_errors(self.index_dir):
-            staged = self._write(content_of(segments, rows, space_id=space_id), self.current())
+            content = content_of(segments, rows, space_id=space_id, precisions=precisions)
+            staged = self._write(content, self.current())
         step("part-written")
         return staged
 
@@ -168,7 +192,7 @@ class Writer:
         known = current and current.codebooks.get(f"{space_id}/{modality}")
         if current and known:
             return vectors.read_codebook(self._checked(known, current.files[known]), dim=stored.shape[1])
-        index = vectors.train_codebook(stored)
+        index = vectors.train_codebook(stored, use_gpu=self._gpu, note=self._note)
         path = self._staging / f"{secrets.token_hex(8)}.faiss"
         vectors.write_structure(index, path)
         fsync_file(path)

@@ -156,7 +156,16 @@ class Encoder(Protocol):
         ...
 
     @property
+    def precision(self) -> str:
+        """What its vectors are computed in, a word that is kept with them: "f32", "bf16", "int8" ..."""
+        ...
+
+    @property
     def preparer(self) -> Preparer: ...
+
+    def warm(self) -> object:
+        """Load what `encode` needs. May come from another thread, beside the start of the decoders."""
+        ...
 
     def encode(self, tensors: Sequence[npt.NDArray[Any]]) -> FloatArray:
         """Unit vectors, shape (len(tensors), dim); independent of the batch's other members and order."""

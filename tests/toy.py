@@ -65,10 +65,14 @@ class ToyEncoder:
     dim: int = DIM
     batch_size: int = 8
     encoded: int = 0
+    precision: str = "f32"
 
     @property
     def preparer(self) -> ToyPreparer:
         return ToyPreparer(self.modality)
+
+    def warm(self) -> None:
+        """Nothing to load."""
 
     def encode(self, tensors: Sequence[npt.NDArray[Any]]) -> FloatArray:
         self.encoded += len(tensors)

@@ -76,7 +76,7 @@ def models_pull(
     from retrieval.render.models import bundle_lines
     from retrieval.render.progress import build_progress
 
-    with build_progress(stderr_console()) as progress:
+    with build_progress(stderr_console(), title=None) as progress:
         bundle = pull(
             name,
             called=called,
@@ -108,7 +108,7 @@ def models_bridge(
     from retrieval.models.join import bridge_models
     from retrieval.render.progress import build_progress
 
-    with build_progress(stderr_console()) as progress:
+    with build_progress(stderr_console(), title=None) as progress:
         report = bridge_models(
             pictures, sounds, name=called, texts=texts, sounds=heard, method=method, progress=progress
         )
@@ -131,7 +131,7 @@ def models_quantize(
     from retrieval.models.quantize import quantize_model
     from retrieval.render.progress import build_progress
 
-    with build_progress(stderr_console()) as progress:
+    with build_progress(stderr_console(), title=None) as progress:
         report = quantize_model(name, calibrate, progress=progress)
     if as_json:
         print_json(report.to_json())

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from indexer.errors import MediaError, QueryError
-from indexer.types import Encoder, FloatArray, Prepared, Preparer
+from indexer.errors import MediaError, QueryError, TriptychError
+from indexer.types import Encoder, FloatArray, Modality, Prepared, Preparer, Range
 from retrieval.types import Query
+
+Encoded = list[tuple[Range | None, FloatArray]]  # a query's segments with their unit vectors (dim,)
 
 
 @runtime_checkable
@@ -28,10 +30,10 @@ def compose(query: Query, encoder: Encoder) -> FloatArray:
 
     QueryError where the medium cannot be read.
     """
-    vectors = [vector for _, vector in encode_segments(query, encoder)]
-    if not vectors:
-        raise QueryError(f"{query.label} has nothing to search for", hint="give words, a picture or a sound")
-    return unit(np.mean(vectors, axis=0, dtype=np.float64))
+    encoded = [(prepared.range, vector) for prepared, vector in encode_segments(query, encoder)]
+    if not encoded:
+        raise _nothing(query)
+    return pooled(encoded)
 
 
 def encode_segments(query: Query, encoder: Encoder) -> Iterator[tuple[Prepared, FloatArray]]:
@@ -42,6 +44,66 @@ def encode_segments(query: Query, encoder: Encoder) -> Iterator[tuple[Prepared, 
             yield from zip(batch, encoder.encode([one.tensor for one in batch]), strict=True)
     except MediaError as error:
         raise QueryError(f"{query.label}: {error.message}", hint=error.hint) from None
+
+
+def encode_many(
+    queries: Sequence[Query | TriptychError], encoder_of: Callable[[Modality], Encoder]
+) -> list[Encoded | TriptychError]:
+    """The segments of each query as `encode_segments` gives them, or why there are none, in full batches.
+
+    What could not be read as a query comes as its error and stays that. Memory holds a batch of prepared
+    segments for each modality, and all vectors.
+    """
+    found: list[Encoded | TriptychError] = [[] for _ in queries]
+    waiting: dict[Modality, list[tuple[int, Prepared]]] = {}
+
+    def flush(modality: Modality) -> None:
+        batch = waiting.pop(modality, [])
+        vectors = encoder_of(modality).encode([one.tensor for _, one in batch]) if batch else ()
+        for (place, one), vector in zip(batch, vectors, strict=True):
+            own = found[place]
+            if isinstance(own, list):  # else a later segment of it could not be read
+                own.append((one.range, vector))
+
+    for place, query in enumerate(queries):
+        for one in _prepared(query, encoder_of):
+            if isinstance(one, TriptychError):
+                found[place] = one
+                continue
+            modality, prepared = one
+            queue = waiting.setdefault(modality, [])
+            queue.append((place, prepared))
+            if len(queue) >= encoder_of(modality).batch_size:
+                flush(modality)
+    for modality in list(waiting):
+        flush(modality)
+    return [own or _nothing(query) for own, query in zip(found, queries, strict=True)]
+
+
+def _prepared(
+    query: Query | TriptychError, encoder_of: Callable[[Modality], Encoder]
+) -> Iterator[tuple[Modality, Prepared] | TriptychError]:
+    """A query's segments; last, why there are no more of them."""
+    if isinstance(query, TriptychError):
+        yield query
+        return
+    try:
+        for one in prepare(query, encoder_of(query.modality)):
+            yield query.modality, one
+    except TriptychError as error:
+        yield error
+    except OSError as error:
+        yield QueryError(f"it cannot be read: {error.strerror or error}", hint="check the file")
+
+
+def _nothing(query: Query | TriptychError) -> QueryError:
+    label = query.label if isinstance(query, Query) else "it"
+    return QueryError(f"{label} has nothing to search for", hint="give words, a picture or a sound")
+
+
+def pooled(encoded: Encoded) -> FloatArray:
+    """The unit vector, shape (dim,), of a query's segments, of which there is one or more."""
+    return unit(np.mean([vector for _, vector in encoded], axis=0, dtype=np.float64))
 
 
 def prepare(query: Query, encoder: Encoder) -> Iterator[Prepared]:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from indexer.errors import QueryError
+from indexer.errors import QueryError, TriptychError
 from indexer.media.kinds import HEAD_BYTES, modality_of, modality_of_content
 from indexer.types import Modality
 from retrieval.types import Query
@@ -38,6 +38,14 @@ def parse_query(argument: str, *, stdin: Callable[[], bytes] | None = None) -> Q
             f"{argument} is no file", hint=f"check the path, or search for the words with 'text:{argument}'"
         )
     return _words(argument)
+
+
+def try_parse(argument: str, *, stdin: Callable[[], bytes] | None = None) -> Query | TriptychError:
+    """As `parse_query`, and what is wrong with the argument where it is no query."""
+    try:
+        return parse_query(argument, stdin=stdin)
+    except TriptychError as error:
+        return error
 
 
 def _words(text: str) -> Query:

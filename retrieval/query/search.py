@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
 
 from indexer.errors import QueryError
-from indexer.snapshot import Snapshot
+from indexer.snapshot import Candidates, Snapshot
 from indexer.types import FloatArray, Item, Modality, Segment, Source
 from retrieval.query.fuse import interleave
 from retrieval.types import Hit, Query, SearchResult
 
+NOTHING: Mapping[str, float] = MappingProxyType({})
 OVERFETCH = 4  # segments asked for, a hit wanted: an item may have many segments
 
 
@@ -50,17 +56,33 @@ def search(
         find = segment_hits if segments else item_hits
         lists = [find(snapshot, vector, modality, k) for modality in wanted]
     with watch.stage("fuse"):
-        hits = interleave(lists, k, key=_segment_key if segments else _item_key)
-    generation = snapshot.generation
+        hits = fuse(lists, k, segments=segments)
+    return result_of(snapshot, query, hits, searched=wanted, milliseconds=watch.milliseconds)
+
+
+def fuse(lists: Sequence[Sequence[Hit]], k: int, *, segments: bool) -> list[Hit]:
+    """The lists of all modalities as one, of items or of segments."""
+    return interleave(lists, k, key=_segment_key if segments else _item_key)
+
+
+def result_of(
+    snapshot: Snapshot,
+    query: Query,
+    hits: Sequence[Hit],
+    *,
+    searched: Sequence[Modality],
+    milliseconds: Mapping[str, float] = NOTHING,
+) -> SearchResult:
+    """The hits with what they were found in."""
     return SearchResult(
         query=query,
         hits=tuple(hits),
         index=snapshot.path,
-        generation=generation.number,
+        generation=snapshot.generation.number,
         model=snapshot.model,
         space_id=snapshot.space_id,
-        searched=tuple(wanted),
-        milliseconds=watch.milliseconds,
+        searched=tuple(searched),
+        milliseconds=milliseconds,
     )
 
 
@@ -78,33 +100,66 @@ def item_hits(snapshot: Snapshot, vector: FloatArray, modality: Modality, k: int
     """The k best items of one modality, each by its best segment: score first, then item id."""
     total, asked = snapshot.counts[modality], k * OVERFETCH
     while True:
-        found = _hits(snapshot, vector, modality, min(asked, total))
-        best: dict[str, Hit] = {}
-        for hit in found:
-            best.setdefault(hit.item_id, hit)
-        # Not `> k`: a tie at the cut could continue among segments that were not asked for.
-        settled = len(best) > k and list(best.values())[k].score < list(best.values())[k - 1].score
-        if settled or asked >= total:
-            return list(best.values())[:k]
+        candidates = snapshot.search(modality, vector, min(asked, total))
+        hits = best_items(snapshot, [candidates], k, whole=asked >= total)[0]
+        if hits is not None:
+            return hits
         asked *= 4
 
 
 def segment_hits(snapshot: Snapshot, vector: FloatArray, modality: Modality, k: int) -> list[Hit]:
     """The k best segments of one modality, one hit for every item that holds each."""
-    return _hits(snapshot, vector, modality, min(k, snapshot.counts[modality]))[:k]
+    candidates = snapshot.search(modality, vector, min(k, snapshot.counts[modality]))
+    return best_segments(snapshot, [candidates], k)[0]
 
 
-def _hits(snapshot: Snapshot, vector: FloatArray, modality: Modality, count: int) -> list[Hit]:
-    """Every item of the `count` best segments, best first: score, then item id, then start."""
-    candidates = snapshot.search(modality, vector, count)
-    found = snapshot.segments(candidates)
-    items = snapshot.items_of({(s.content_hash, s.modality, s.source) for s in found})
-    hits = [
-        _hit(snapshot, segment, item, float(score))
-        for segment, score in zip(found, candidates.score, strict=True)
-        for item in items.get((segment.content_hash, segment.modality, segment.source), ())
-    ]
-    return sorted(hits, key=_order)
+def best_items(
+    snapshot: Snapshot, found: Sequence[Candidates], k: int, *, whole: bool
+) -> list[list[Hit] | None]:
+    """For each query's best segments the k best items; None where only more segments can tell.
+
+    `whole` says that there are no more segments.
+    """
+    results: list[list[Hit] | None] = []
+    for matches in _matches(snapshot, found):
+        best: dict[str, Match] = {}
+        for match in matches:
+            best.setdefault(match.item.id, match)
+        kept = list(best.values())
+        # Not `> k`: a tie at the cut could continue among segments that were not asked for.
+        settled = whole or (len(kept) > k and kept[k].score < kept[k - 1].score)
+        results.append([_hit(snapshot, match) for match in kept[:k]] if settled else None)
+    return results
+
+
+def best_segments(snapshot: Snapshot, found: Sequence[Candidates], k: int) -> list[list[Hit]]:
+    """For each query's best segments a hit for every item that holds each, the k best."""
+    return [[_hit(snapshot, match) for match in matches[:k]] for matches in _matches(snapshot, found)]
+
+
+class Match(NamedTuple):
+    """A segment and one of the items that hold it."""
+
+    score: float
+    item: Item
+    segment: Segment
+
+
+def _matches(snapshot: Snapshot, found: Sequence[Candidates]) -> Iterator[list[Match]]:
+    """Every item of each query's segments, best first: score, then item id, then start. Read together."""
+    part, row, score = (
+        np.concatenate([getattr(one, name) for one in found]) for name in ("part", "row", "score")
+    )
+    segments = snapshot.segments(Candidates(part, row, score))
+    items = snapshot.items_of({(s.content_hash, s.modality, s.source) for s in segments})
+    pairs = zip(score.tolist(), segments, strict=True)
+    for one in found:
+        matches = [
+            Match(value, item, segment)
+            for value, segment in islice(pairs, len(one))
+            for item in items.get((segment.content_hash, segment.modality, segment.source), ())
+        ]
+        yield sorted(matches, key=_order)
 
 
 def _item_key(hit: Hit) -> str:
@@ -115,11 +170,12 @@ def _segment_key(hit: Hit) -> tuple[object, ...]:
     return hit.item_id, hit.modality, hit.source, hit.range
 
 
-def _order(hit: Hit) -> tuple[float, str, float]:
-    return -hit.score, hit.item_id, hit.range.start if hit.range else 0.0
+def _order(match: Match) -> tuple[float, str, float]:
+    return -match.score, match.item.id, match.segment.range.start if match.segment.range else 0.0
 
 
-def _hit(snapshot: Snapshot, segment: Segment, item: Item, score: float) -> Hit:
+def _hit(snapshot: Snapshot, match: Match) -> Hit:
+    score, item, segment = match
     root = snapshot.roots.get(item.root_id)
     is_row = root is not None and root.kind == "manifest"
     path = _shown_path(segment, item)

@@ -264,6 +264,6 @@ def test_a_text_search_loads_no_torch(indexed: Path) -> None:
 
 
 def test_generated_pages_are_up_to_date() -> None:
-    for name in ("make_cli_reference.py", "make_starter_tables.py"):
+    for name in ("make_cli_reference.py", "make_starter_tables.py", "make_model_tables.py"):
         script = Path(__file__).parents[2] / "docs" / name
         assert subprocess.run([sys.executable, str(script), "--check"], check=False).returncode == 0, name

@@ -44,7 +44,8 @@ def model_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     described = openclip.describe(folder, name="small")
     texts = tuple(tower for tower in described if tower.modality is Modality.TEXT)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(openclip, "describe", lambda _folder, name: texts)  # exporting pictures' takes long
+        # Exporting the tower of pictures takes long, and no search of texts runs it.
+        patch.setattr(openclip, "describe", lambda _folder, **_: texts)
         patch.setenv("TRIPTYCH_HOME", str(home))
         bundle = write_family("dir:small", "openclip", folder, called="small")
     assert [tower.graph for tower in bundle.spec.towers] == ["text.onnx"], bundle.spec.provenance

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from indexer import gpu, nearest, vectors
+from indexer.nearest import Found, Rows
 from indexer.types import FloatArray
 
 DIM = 32
@@ -26,22 +27,34 @@ def _clustered(count: int, seed: int = 0) -> FloatArray:
     )
 
 
-def _one_by_one(queries: FloatArray, stored: vectors.HalfArray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """A search's own candidates, in its order."""
-    rows, scores = [], []
+def _one_by_one(queries: FloatArray, rows: Rows, k: int) -> list[Found]:
+    """A search's own candidates in its order, with those that tie with the last."""
+    results = []
     for query in queries:
-        found, exact = vectors.exact_candidates(stored, query, k)
-        best = sorted(range(len(found)), key=lambda i: (-exact[i], found[i]))[:k]
-        rows.append(found[best])
-        scores.append(exact[best])
-    return np.stack(rows), np.stack(scores)
+        found, exact = vectors.exact_candidates(rows.stored, query, k, alive=rows.alive)
+        order = sorted(range(len(found)), key=lambda i: (-exact[i], found[i]))
+        best = [i for i in order if exact[i] >= exact[order[min(k, len(order)) - 1]]]
+        results.append((found[best], exact[best]))
+    return results
+
+
+def _assert_same(found: list[Found], expected: list[Found]) -> None:
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+        np.testing.assert_array_equal(one[1], other[1])
 
 
 class Rounding:
     """As a GPU's half-precision flat search: queries rounded to float16, ties in any order."""
 
-    def __init__(self, stored: vectors.HalfArray, *, off: float = 0.0) -> None:
-        self.stored, self.off, self.depths = stored.astype(np.float32), off, []
+    deepest = gpu.DEEPEST
+
+    def __init__(
+        self, stored: vectors.HalfArray, *, off: float = 0.0, margin: float = gpu.HALF_MARGIN
+    ) -> None:
+        self.stored, self.off, self.margin = stored.astype(np.float32), off, margin
+        self.depths: list[int] = []
 
     def __call__(self, queries: FloatArray, depth: int) -> tuple[FloatArray, np.ndarray]:
         self.depths.append(depth)
@@ -59,10 +72,8 @@ def test_rounded_candidates_give_the_searchs_own_order(k: int, off: float) -> No
     stored[1000:1050] = stored[7]  # ties
     queries = np.concatenate([_clustered(40, seed=1), stored[7:8].astype(np.float32)])
     rough = Rounding(stored, off=off)
-    rows, scores = nearest.nearest(queries, stored, k, rough=rough, margin=nearest.HALF_MARGIN)
-    expected_rows, expected_scores = _one_by_one(queries, stored, k)
-    np.testing.assert_array_equal(rows, expected_rows)
-    np.testing.assert_array_equal(scores, expected_scores)
+    rows = Rows(stored)
+    _assert_same(nearest.nearest(queries, rows, k, rough=rough), _one_by_one(queries, rows, k))
     assert rough.depths[0] == k + nearest.SPARE
 
 
@@ -70,53 +81,45 @@ def test_a_margin_that_is_too_small_would_be_seen() -> None:
     """The control: an engine that is off by more than it says gives another result."""
     stored = _clustered(3000).astype(np.float16)
     queries = _clustered(40, seed=1)
-    rows, _ = nearest.nearest(queries, stored, 10, rough=Rounding(stored, off=0.3), margin=1e-6)
-    assert (rows != _one_by_one(queries, stored, 10)[0]).any()
+    found = nearest.nearest(queries, Rows(stored), 10, rough=Rounding(stored, off=0.3, margin=1e-6))
+    expected = _one_by_one(queries, Rows(stored), 10)
+    assert any(one[0].tolist() != other[0].tolist() for one, other in zip(found, expected, strict=True))
 
 
 def test_ties_beyond_every_depth_are_left_to_the_scan() -> None:
     stored = np.repeat(_clustered(2), 3000, axis=0).astype(np.float16)
     rough = Rounding(stored)
-    rows, _ = nearest.nearest(stored[:1].astype(np.float32), stored, 5, rough=rough, margin=1e-4)
-    np.testing.assert_array_equal(rows, [[0, 1, 2, 3, 4]])
+    ((rows, _),) = nearest.nearest(stored[:1].astype(np.float32), Rows(stored), 5, rough=rough)
+    np.testing.assert_array_equal(rows, np.arange(3000))  # all that tie with the fifth
     assert rough.depths == [37, 296, 2048]
+
+
+@pytest.mark.parametrize("k", [1, 10, 300, 4000])
+@pytest.mark.parametrize("block", [64, 4096])
+def test_the_hosts_product_gives_the_searchs_own_order(
+    monkeypatch: pytest.MonkeyPatch, k: int, block: int
+) -> None:
+    monkeypatch.setattr(nearest, "HOST_ROWS", block)
+    monkeypatch.setattr(nearest, "HOST_SCORES", 8192)
+    monkeypatch.setattr(nearest.OnHost, "deepest", 512)  # 4000 is for the scan
+    stored = _clustered(3000).astype(np.float16)
+    stored[1000:1050] = stored[7]  # ties
+    alive = np.random.default_rng(4).random(3000) < 0.7
+    alive[:200], alive[7] = False, True
+    queries = np.concatenate([_clustered(40, seed=1), stored[7:8].astype(np.float32)])
+    for rows in (Rows(stored), Rows(stored, alive)):
+        _assert_same(nearest.nearest(queries, rows, k), _one_by_one(queries, rows, k))
+    assert not nearest.nearest(queries[:1], Rows(stored, np.zeros(3000, bool)), k)[0][0].size
 
 
 def test_small_collections() -> None:
     stored, queries = _clustered(3).astype(np.float16), _clustered(2, seed=1)
     for rough in (None, Rounding(stored)):
-        rows, scores = nearest.nearest(queries, stored, 10, rough=rough)
-        assert rows.shape == scores.shape == (2, 3)
-        np.testing.assert_array_equal(rows, _one_by_one(queries, stored, 3)[0])
-    empty = nearest.nearest(queries, stored[:0], 10)
-    assert empty[0].shape == (2, 0)
-    assert nearest.nearest(queries[:0], stored, 2, rough=Rounding(stored))[0].shape == (0, 2)
-
-
-def test_without_a_gpu_one_line_and_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    stored, queries = _clustered(500).astype(np.float16), _clustered(5, seed=1)
-    lines: list[str] = []
-    rows, _ = nearest.on_gpu(queries, stored, 3, use=True, note=lines.append)
-    np.testing.assert_array_equal(rows, _one_by_one(queries, stored, 3)[0])
-    assert len(lines) == 1
-    assert "CUDA_VISIBLE_DEVICES" in lines[0]
-    for use in (None, False):
-        nearest.on_gpu(queries, stored, 3, use=use, note=lines.append)
-    assert len(lines) == 1  # nobody asked for one
-
-
-def test_a_gpu_that_fails_costs_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise RuntimeError("Error in alloc: out of memory\nat somewhere")
-
-    monkeypatch.setattr(gpu, "devices", lambda: 1)
-    monkeypatch.setattr(gpu, "FlatOnGpu", fail)
-    stored, queries = _clustered(500).astype(np.float16), _clustered(5, seed=1)
-    lines: list[str] = []
-    rows, _ = nearest.on_gpu(queries, stored, 3, use=True, note=lines.append)
-    np.testing.assert_array_equal(rows, _one_by_one(queries, stored, 3)[0])
-    assert lines == ["the GPU's search failed, the CPU goes on: Error in alloc: out of memory"]
+        found = nearest.nearest(queries, Rows(stored), 10, rough=rough)
+        _assert_same(found, _one_by_one(queries, Rows(stored), 3))
+        assert [len(rows) for rows, _ in found] == [3, 3]
+    assert [rows.tolist() for rows, _ in nearest.nearest(queries, Rows(stored[:0]), 10)] == [[], []]
+    assert nearest.nearest(queries[:0], Rows(stored), 2, rough=Rounding(stored)) == []
 
 
 def test_the_gpus_flat_search_is_asked_as_it_must_be(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,12 +141,11 @@ def test_the_gpus_flat_search_is_asked_as_it_must_be(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(faiss, name, value, raising=False)
     monkeypatch.setattr(gpu, "ADD_ROWS", 300)
     stored, queries = _clustered(1000).astype(np.float16), _clustered(20, seed=1)
-    flat = gpu.FlatOnGpu(stored, device=1)
-    assert (config.device, config.useFloat16, flat.index.ntotal) == (1, True, 1000)
-    rows, scores = nearest.nearest(queries, stored, 10, rough=flat, margin=nearest.HALF_MARGIN)
-    expected = _one_by_one(queries, stored, 10)
-    np.testing.assert_array_equal(rows, expected[0])
-    np.testing.assert_array_equal(scores, expected[1])
+    alive = np.arange(1000) % 3 > 0
+    for rows in (Rows(stored), Rows(stored, alive)):
+        flat = gpu.FlatOnGpu(stored, alive=rows.alive, device=1)
+        assert (config.device, config.useFloat16, flat.index.ntotal) == (1, True, rows.living)
+        _assert_same(nearest.nearest(queries, rows, 10, rough=flat), _one_by_one(queries, rows, 10))
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -170,7 +172,7 @@ def test_a_codebook_trains_with_what_the_gpu_assigns(monkeypatch: pytest.MonkeyP
     assert used == [DIM]
     assert len(lines) == fails
     for one in (on_gpu, on_host):
-        assert gpu.to_host(one) is one
+        assert type(one) is faiss.IndexIVFPQFastScan  # the host's
         assert one.clustering_index is None
     centres = [one.quantizer.reconstruct_n(0, one.nlist) for one in (on_gpu, on_host)]
     np.testing.assert_allclose(*centres, atol=1e-5)

@@ -1,0 +1,63 @@
+"""`triptych search --batch`: a query a line in, a JSON object a line out."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, BinaryIO
+
+import typer
+
+from indexer.errors import ConfigError
+from retrieval.commands.talk import say
+
+if TYPE_CHECKING:
+    from retrieval.query.batch import Wanted
+    from retrieval.query.searcher import Searcher
+
+BatchFlag = Annotated[
+    Path | None,
+    typer.Option(
+        "--batch",
+        metavar="FILE",
+        help="Answer each line of FILE (- for stdin): a JSON object a line, with its hits or an error."
+        " Exact, where a search of one query goes through inverted lists.",
+    ),
+]
+SearchGpuFlag = Annotated[
+    bool | None,
+    typer.Option("--gpu/--no-gpu", help="Search a batch on a GPU; by default where there is one."),
+]
+
+
+def check_flags(query: str | None, batch: Path | None, gpu: bool | None, *, other_form: bool) -> None:
+    """ConfigError for flags of `search` that do not go together."""
+    if batch is None and query is None:
+        raise ConfigError("nothing to search for", hint='name it: triptych search "a red hat"')
+    if batch is None and gpu is not None:
+        raise ConfigError("--gpu and --no-gpu are for many queries", hint="give them with --batch FILE")
+    if batch is not None and query is not None:
+        raise ConfigError(f"both --batch and the query {query!r}", hint="give one of them")
+    if batch is not None and other_form:
+        raise ConfigError("--batch prints JSON lines only", hint="leave out the other output format")
+
+
+def open_batch(source: Path) -> AbstractContextManager[BinaryIO]:
+    """The file of queries, or standard input. OSError where it cannot be read."""
+    return nullcontext(sys.stdin.buffer) if str(source) == "-" else source.open("rb")
+
+
+def search_batch(searcher: Searcher, file: BinaryIO, wanted: Wanted, *, gpu: bool | None, device: str) -> int:
+    """Print what became of each line. The exit code: 0 with hits, 1 without, 2 where a line has an error."""
+    from retrieval.query.batch import read_lines, search_lines
+    from retrieval.render.data import answer_line
+
+    hits = failed = 0
+    for answer in search_lines(searcher, read_lines(file), wanted, gpu=gpu, device=device, note=say):
+        hits += bool(answer.result and answer.result.hits)
+        failed += answer.error is not None
+        sys.stdout.buffer.write(answer_line(answer.line, answer.result, answer.error))
+    if failed:
+        say(f"{failed} line{'s' * (failed != 1)} could not be read as a query; their objects say why")
+    return 2 if failed else 0 if hits else 1
