@@ -61,6 +61,7 @@ bench: setup
 docs: setup
 	$(BIN)/python docs/make_cli_reference.py
 	$(BIN)/python docs/make_starter_tables.py
+	$(BIN)/python docs/make_model_tables.py
 	$(BIN)/python benchmarks/table.py
 
 lock:

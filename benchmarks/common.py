@@ -19,7 +19,17 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("numpy", "onnxruntime", "pyarrow", "torch", "timm", "sentence-transformers", "pillow", "triptych")
+PACKAGES = (
+    "numpy",
+    "onnxruntime",
+    "openvino",
+    "pyarrow",
+    "torch",
+    "timm",
+    "sentence-transformers",
+    "pillow",
+    "triptych",
+)
 
 
 @dataclass(frozen=True)

@@ -1,38 +1,13 @@
-"""Fill the tables of docs/starter.md from benchmarks/results/. `--check` only compares, for the tests.
-
-Each table stands between `<!-- table NAME -->` and `<!-- end -->`; the sentences around are written by hand.
-"""
+"""Fill the tables of docs/starter.md. `--check` only compares, for the tests."""
 
 from __future__ import annotations
 
-import json
-import re
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
-HERE = Path(__file__).parent
-PAGE = HERE / "starter.md"
-RESULTS = HERE.parent / "benchmarks" / "results"
-BLOCK = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
+from tables import HERE, Json, ranged, read, short, table, write
+
 WAYS = ("text to image", "image to text")
-Json = dict[str, Any]
-
-
-def short(value: float) -> str:
-    return f"{value:.2f}".replace("0.", ".", 1)
-
-
-def ranged(numbers: list[float]) -> str:
-    """A value with its 95 % interval."""
-    value, low, high = numbers
-    return f"{short(value)} ({short(low)}-{short(high)})"
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def pictures(quality: Json, _sounds: Json, _heads: Json) -> str:
@@ -112,24 +87,6 @@ TABLES: dict[str, Callable[[Json, Json, Json], str]] = {
 }
 
 
-def filled(text: str) -> str:
-    """The page with every table as the results have it."""
-    results = list(read())
-
-    def fill(found: re.Match[str]) -> str:
-        return f"{found[1]}{TABLES[found[2]](*results)}{found[3]}"
-
-    return BLOCK.sub(fill, text)
-
-
-def read() -> Iterator[Json]:
-    for name in ("starter_quality", "starter_sounds", "compare_heads"):
-        yield json.loads((RESULTS / f"{name}.json").read_text())
-
-
 if __name__ == "__main__":
-    before = PAGE.read_text(encoding="utf-8")
-    after = filled(before)
-    if "--check" in sys.argv:
-        sys.exit(after != before)
-    PAGE.write_text(after, encoding="utf-8")
+    results = [read(name) for name in ("starter_quality", "starter_sounds", "compare_heads")]
+    write(HERE / "starter.md", {name: partial(make, *results) for name, make in TABLES.items()})

@@ -14,7 +14,8 @@ from indexer.generation import Generation, read_current
 from indexer.report import BuildOptions, OnEvent, UpdateReport, Warned
 from retrieval import places
 from retrieval.config import Settings, data_dir
-from retrieval.models.registry import Model, load_model, load_space
+from retrieval.models.model import Model
+from retrieval.models.registry import load_model, load_space
 from retrieval.runtime.choose import Placement
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from retrieval.models.registry import Model, load_model
+from retrieval.models.model import Model
+from retrieval.models.registry import load_model
 from tests.media import write_pairs
 
 ROOT = Path(__file__).parent.parent

@@ -19,7 +19,7 @@ import pytest
 from indexer.snapshot import Snapshot
 from indexer.types import Modality
 from indexer.verify import verify
-from retrieval.models.registry import Model
+from retrieval.models.model import Model
 from retrieval.query.compose import compose
 from retrieval.query.search import search
 from retrieval.types import Query

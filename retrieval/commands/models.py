@@ -39,7 +39,7 @@ def models_list(
     from retrieval.runtime.devices import resolve
 
     where = str(resolve(device))
-    rows, present = recommend(where), [info.name for info in models if info.path]
+    rows, present = recommend(where), [name for info in models if info.path for name in info.names]
     if as_json:
         print_json(available_json(rows, present))
     else:

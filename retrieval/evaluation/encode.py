@@ -26,7 +26,7 @@ OnEvent = Callable[[FileFailed | Progress], None]
 
 
 class Towers(Protocol):
-    """What is evaluated: retrieval.models.registry.Model, or anything that encodes like it."""
+    """What is evaluated: retrieval.models.model.Model, or anything that encodes like it."""
 
     @property
     def dim(self) -> int: ...

@@ -17,7 +17,8 @@ from retrieval.evaluation.index import evaluate_index
 from retrieval.evaluation.report import About, to_json, write_html
 from retrieval.evaluation.run import Comparison, Evaluation, compare, evaluate
 from retrieval.evaluation.run import Settings as Measures
-from retrieval.models.registry import Model, load_model
+from retrieval.models.model import Model
+from retrieval.models.registry import load_model
 from retrieval.places import INDEX_NAME
 from retrieval.training.manifest import read_pairs
 from retrieval.training.split_file import SPLIT_FILE, read_split

@@ -30,13 +30,13 @@ from retrieval.models.starter.weights import (
     locate,
     verified,
 )
-from retrieval.runtime.protocol import available_threads
+from retrieval.runtime.protocol import Runtime, available_threads
 
 if TYPE_CHECKING:
     from torch import nn
 
     from retrieval.encoders.tower import Tower
-    from retrieval.models.registry import Model
+    from retrieval.models.model import Model
 
 GRAPH_VERSION = 1  # counts changes of what the feature graphs compute
 TRAINED_HEADS = "heads.safetensors"  # beside a trained model's spec
@@ -60,6 +60,7 @@ class Backbone:
     model: Bundle | None = field(
         default=None, compare=False, repr=False
     )  # whose own graph gives its features
+    exports: bool = True  # whether it can be a graph; else torch computes its features
 
     def preparer(self) -> Preparer:
         """What its inputs are made with; WeightsMissing where its tokenizer is not installed."""
@@ -207,7 +208,8 @@ def _of_family(tower: TowerSpec, bundle: Bundle | None) -> Backbone:
         group=tower.group,
         make=partial(make, bundle, tower.modality),
         tokenizer=bundle.path(tower.tokenizer),
-        model=bundle if tower.head is None and tower.graph else None,
+        model=bundle if tower.head is None else None,
+        exports=tower.graph is not None,
     )
 
 
@@ -230,10 +232,12 @@ def _tuned(bundle: Bundle, modality: Modality) -> nn.Module:
 def base_head(model: Model | Bundle | str | Path, modality: Modality) -> nn.Module | None:
     """A model's own head on a modality's features: (n, width) -> unit vectors (n, dim), frozen, in eval mode.
 
-    None where the features are the space, as the starter's text. ModelError where the model has no such tower
+    It can `describe` itself, as the heads of a space must. None where the features are the space, as the
+    starter's text. ModelError where the model has no such tower
     or its head's tensors are not at hand; ModelNotFound for an unknown name.
     """
-    from retrieval.models.registry import Model, load_model
+    from retrieval.models.model import Model
+    from retrieval.models.registry import load_model
 
     if isinstance(model, Bundle):
         model = Model(model)
@@ -245,11 +249,9 @@ def base_head(model: Model | Bundle | str | Path, modality: Modality) -> nn.Modu
     head = _full_head(model.bundle, tower)
     if model.dim == tower.dim:
         return head
-    from torch.nn import Identity
+    from retrieval.training.described import AsTheyAre, Prefix
 
-    from retrieval.models.bare import NestedHead
-
-    return NestedHead(head or Identity(), model.dim).eval()
+    return Prefix(head or AsTheyAre(), model.dim).eval()
 
 
 def _full_head(bundle: Bundle, tower: TowerSpec) -> nn.Module | None:
@@ -279,13 +281,13 @@ def _trained_head(bundle: Bundle, modality: Modality) -> nn.Module | None:
     """The head that a trained model carries beside its graphs; a tower kept from its base has none."""
     if not (bundle.folder / TRAINED_HEADS).is_file():
         return None
-    from retrieval.models.bare import SpaceHead
     from retrieval.models.trained import load_heads
+    from retrieval.training.described import Prefix
 
     space = load_heads(bundle)
     if modality not in space.modalities:
         return None
-    return SpaceHead(space, modality).eval().requires_grad_(False)
+    return Prefix(space.heads[modality.value], space.dim).eval().requires_grad_(False)
 
 
 def feature_tower(backbone: Backbone, *, threads: int = 0) -> Encoder:
@@ -295,8 +297,10 @@ def feature_tower(backbone: Backbone, *, threads: int = 0) -> Encoder:
     graph is exported once into the user's cache, but for models whose own graph gives their features.
     WeightsMissing, ModelError.
     """
-    from retrieval.models.registry import open_tower
+    from retrieval.models.model import open_tower
 
+    if not backbone.exports and backbone.model is None:
+        return _torch_tower(backbone)
     bundle = backbone.model or feature_bundle(backbone)
     spec = bundle.spec.tower(backbone.modality)
     assert spec is not None
@@ -304,6 +308,27 @@ def feature_tower(backbone: Backbone, *, threads: int = 0) -> Encoder:
         bundle, spec, space_id=backbone.fingerprint, threads=threads or available_threads()
     )
     return tower
+
+
+def _torch_tower(backbone: Backbone) -> Encoder:
+    """As `feature_tower`, of a network that has no graph: torch runs it."""
+    from retrieval.encoders.tower import Tower
+    from retrieval.models.export import TextGraph, ViewGraph
+    from retrieval.runtime.torch import TorchOptions, TorchRuntime
+
+    def opened() -> Runtime:
+        graph = TextGraph if backbone.modality is Modality.TEXT else ViewGraph
+        options = TorchOptions(precision="f32", unit=False)
+        return TorchRuntime.open(graph(backbone.load()).eval(), options=options)
+
+    return Tower(
+        backbone.preparer(),
+        opened,
+        space_id=backbone.fingerprint,
+        dim=backbone.width,
+        batch_size=backbone.batch_size,
+        group=backbone.group,
+    )
 
 
 def feature_bundle(backbone: Backbone) -> Bundle:

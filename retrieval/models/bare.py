@@ -6,12 +6,9 @@ torch. Nothing here exports, trains or caches.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from indexer.types import Modality
 from retrieval.models.export import unit_mean
 from retrieval.models.starter.backbones import (
     Lite0,
@@ -20,10 +17,7 @@ from retrieval.models.starter.backbones import (
     load_lite0,
     load_minilm,
 )
-from retrieval.models.starter.heads import ImageHead, load_audio_head, load_image_head
-
-if TYPE_CHECKING:
-    from retrieval.training.space import SharedSpace
+from retrieval.models.starter.heads import BaseHead, load_audio_head, load_image_head
 
 
 class PictureFeatures(nn.Module):
@@ -61,46 +55,6 @@ class UnitVectors(nn.Module):
         return F.normalize(self.network(*inputs), dim=1)
 
 
-class PictureHead(nn.Module):
-    """The starter's image head on features alone, (n, 1280) -> unit vectors (n, 384).
-
-    The classifier is linear, so that the logits of averaged features are the averaged logits.
-    """
-
-    def __init__(self, classifier: nn.Module, head: ImageHead) -> None:
-        super().__init__()
-        self.classifier = classifier
-        self.head = head
-
-    def forward(self, features: Tensor) -> Tensor:
-        vectors: Tensor = self.head(features, self.classifier(features))
-        return vectors
-
-
-class NestedHead(nn.Module):
-    """A head's first `dim` coordinates, made unit vectors again: (n, width) -> (n, dim)."""
-
-    def __init__(self, head: nn.Module, dim: int) -> None:
-        super().__init__()
-        self.head = head
-        self.dim = dim
-
-    def forward(self, features: Tensor) -> Tensor:
-        return F.normalize(self.head(features)[:, : self.dim], dim=1)
-
-
-class SpaceHead(nn.Module):
-    """A trained space seen from one modality: features (n, width) -> unit vectors (n, dim)."""
-
-    def __init__(self, space: SharedSpace, modality: Modality) -> None:
-        super().__init__()
-        self.space = space
-        self.modality = modality
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.space.encode(self.modality, features)
-
-
 def picture_features() -> nn.Module:
     """Lite0 without its classifier, frozen, in eval mode. WeightsMissing, ModelError."""
     return PictureFeatures(load_lite0()).eval()
@@ -116,11 +70,11 @@ def sound_features() -> nn.Module:
     return load_aisfx()
 
 
-def starter_picture_head() -> nn.Module:
+def starter_picture_head() -> BaseHead:
     """The shipped image head behind Lite0's own classifier, frozen, in eval mode."""
-    return PictureHead(load_lite0().net.classifier, load_image_head()).eval()
+    return BaseHead(load_image_head(), load_lite0().net.classifier).eval().requires_grad_(False)
 
 
-def starter_sound_head() -> nn.Module:
+def starter_sound_head() -> BaseHead:
     """The shipped audio head, frozen, in eval mode."""
-    return load_audio_head()
+    return BaseHead(load_audio_head()).eval().requires_grad_(False)

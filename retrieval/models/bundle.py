@@ -12,13 +12,15 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from indexer.errors import ModelError
-from indexer.fsio import fsync_dir, fsync_file, sha256_file
+from indexer.fsio import fsync_dir, fsync_file, sha256_file, write_atomic
 from indexer.types import Modality
+from retrieval.models.work import Locked, work_folder
 
 SCHEMA = 2  # of model.json; 2 added families and files in folders; a bundle with a later one is refused
 SPEC = "model.json"
@@ -89,6 +91,18 @@ class ModelSpec:
     provenance: Mapping[str, Any] = field(default_factory=dict)  # versions and date of the build
     files: Mapping[str, FileRef] = field(default_factory=dict)
     nested: tuple[int, ...] = ()  # smaller dimensions that the first so many coordinates serve as
+    aliases: tuple[str, ...] = ()  # what it is called too; the space does not hang on them
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name that it is found by: its first, the others, and the one that it was pulled by."""
+        pulled = self.provenance.get("pulled")
+        return tuple(dict.fromkeys((self.name, *self.aliases, *((str(pulled),) if pulled else ()))))
+
+    def called(self, *names: str) -> ModelSpec:
+        """The same with these names, the first one first."""
+        first, *others = dict.fromkeys(names)
+        return replace(self, name=first, aliases=tuple(others))
 
     @property
     def dims(self) -> tuple[int, ...]:
@@ -149,6 +163,7 @@ class ModelSpec:
                 provenance=data["provenance"],
                 files={name: FileRef(**entry) for name, entry in data["files"].items()},
                 nested=_nested(data.get("nested", ())),
+                aliases=tuple(map(str, data.get("aliases", ()))),
             )
             same = spec.space_id == data["space_id"]
         except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -221,39 +236,46 @@ class Bundle:
 _REBUILD = "build the model again: triptych models build"
 
 
-def write_bundle(folder: Path, fill: Callable[[Path], ModelSpec], *, sweep: bool = True) -> Bundle:
+def write_bundle(
+    folder: Path,
+    fill: Callable[[Path], ModelSpec],
+    *,
+    sweep: bool = True,
+    lock: Locked = nullcontext,
+    settle: Callable[[ModelSpec], ModelSpec] = lambda spec: spec,
+) -> Bundle:
     """Build beside, then rename: readers see the old bundle, or the new one, or for a moment none.
 
-    `fill` writes files into an empty folder and returns their spec; checksums are added here. With `sweep`
-    the caller holds the lock, so leftovers of builds that died are removed; beside a folder of the user's,
-    where no lock is held and not everything is ours, they are left.
+    `fill` writes files into an empty folder and returns their spec; checksums are added here. `lock` is held
+    while the folders change places, and not while `fill` works; under it `settle` has the last word on names
+    and provenance. With `sweep` leftovers of builds that died are removed; beside a folder of the user's,
+    where not everything is ours, they are left.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for prefix in (BUILDING, OLD) if sweep else ():
-        for leftover in folder.parent.glob(f"{prefix}*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-    work = Path(tempfile.mkdtemp(prefix=BUILDING, dir=folder.parent))
-    try:
-        spec = fill(work)
-        _seal(work, spec)
-        _swap(work, folder)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
+    with work_folder(folder.parent, BUILDING, lock=lock, sweep=sweep) as work:
+        spec = _seal(work, fill(work))
+        with lock():
+            if sweep:
+                _put_back(folder.parent)
+            write_spec(work, settle(spec))
+            _swap(work, folder)
     return Bundle.load(folder)
 
 
 def keep_bundle(
-    bundle: Bundle, folder: Path, *, check: Callable[[Bundle], None] = lambda _bundle: None
+    bundle: Bundle,
+    folder: Path,
+    *,
+    check: Callable[[Bundle], None] = lambda _bundle: None,
+    lock: Locked = nullcontext,
+    settle: Callable[[ModelSpec], ModelSpec] = lambda spec: spec,
 ) -> Bundle:
     """A copy of a bundle from elsewhere, as hard links where the file system allows, at `folder`.
 
     Every checksum is compared first, ModelError says which differs; then `check` may refuse it. All or
-    nothing, as `write_bundle`.
+    nothing, `lock` and `settle` as in `write_bundle`.
     """
-    graphs = [tower.graph for tower in bundle.spec.towers if tower.graph]
-    problems = [f"{name} is not among its files" for name in graphs if name not in bundle.spec.files]
-    if problems := problems + bundle.verify():
+    problems = [f"{name} is not among its files" for name in _needed(bundle.spec) - set(bundle.spec.files)]
+    if problems := sorted(problems) + bundle.verify():
         raise ModelError(f"{bundle.folder}: {'; '.join(problems)}", hint="copy or make that model again")
     check(bundle)
 
@@ -262,7 +284,14 @@ def keep_bundle(
             link_or_copy(bundle.path(name), work / name)
         return bundle.spec
 
-    return write_bundle(folder, fill)
+    return write_bundle(folder, fill, lock=lock, settle=settle)
+
+
+def _needed(spec: ModelSpec) -> set[str]:
+    """The files that its towers name: their graphs, and what texts are cut into tokens with."""
+    graphs = {graph for tower in spec.towers for graph in (tower.graph, tower.quantised) if graph}
+    graphs |= {f"{graph}.data" for graph in graphs if graph.endswith(".xml")}  # where OpenVINO keeps weights
+    return graphs | {t.tokenizer for t in spec.towers if t.usable and t.modality is Modality.TEXT}
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -274,21 +303,32 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _seal(work: Path, spec: ModelSpec) -> None:
-    """Write the spec with every file's checksum, and make all of it durable."""
-    found = sorted(path for path in work.rglob("*") if path.is_file())
+def _seal(work: Path, spec: ModelSpec) -> ModelSpec:
+    """The spec with every file's checksum; the files are made durable."""
+    found = sorted(path for path in work.rglob("*") if path.is_file() and path != work / SPEC)
     files = {
-        path.relative_to(work).as_posix(): FileRef(sha256_file(path), path.stat().st_size)
-        for path in found
-        if path != work / SPEC
+        path.relative_to(work).as_posix(): FileRef(sha256_file(path), path.stat().st_size) for path in found
     }
-    text = json.dumps(replace(spec, files=files).to_json(), indent=2, sort_keys=True)
-    (work / SPEC).write_text(text + "\n", encoding="utf-8")
-    for path in (*found, work / SPEC):
+    for path in found:
         fsync_file(path)
-    for folder in (*(path for path in work.rglob("*") if path.is_dir()), work):
+    for folder in (path for path in work.rglob("*") if path.is_dir()):
         fsync_dir(folder)
-    work.chmod(0o755)  # mkdtemp's folders are private
+    return replace(spec, files=files)
+
+
+def write_spec(folder: Path, spec: ModelSpec) -> None:
+    """Write a bundle's `model.json`: a reader sees the old one or the new one."""
+    text = json.dumps(spec.to_json(), indent=2, sort_keys=True)
+    write_atomic(folder / SPEC, (text + "\n").encode("utf-8"))
+
+
+def _put_back(parent: Path) -> None:
+    """What a process that died between two renames had set aside; the rest of it is removed."""
+    for left in parent.glob(f"{OLD}*"):
+        for kept in left.iterdir():
+            if not (parent / kept.name).exists():
+                kept.rename(parent / kept.name)
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _swap(work: Path, folder: Path) -> None:

@@ -106,6 +106,16 @@ def export_tower(
         export(ViewGraph(network, head, unit=unit).eval(), path, view_samples(preparer))
 
 
+@torch.inference_mode()
+def width_of(network: nn.Module, preparer: Preparer) -> int:
+    """How many numbers a tower's network gives for each input."""
+    text = preparer.modality is Modality.TEXT
+    samples = text_samples(preparer) if text else view_samples(preparer)
+    names = TextGraph.inputs if text else ViewGraph.inputs[:1]
+    found = network(*(torch.from_numpy(samples[name]) for name in names))
+    return int(found.shape[-1])
+
+
 def export(
     graph: TextGraph | ViewGraph,
     path: Path,

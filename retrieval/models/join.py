@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -21,11 +21,14 @@ from retrieval.models.backbones import TRAINED_HEADS, backbone_of, base_head
 from retrieval.models.bridge import Bridge, Progress, fit_bridge
 from retrieval.models.bridge_types import BridgeOptions, BridgeReport, Method
 from retrieval.models.bundle import Bundle, HeadRef, ModelSpec, TowerSpec, canonical_json, link_or_copy
+from retrieval.models.cache import check_free, store
 from retrieval.models.export import export_tower
-from retrieval.models.registry import Model, load_model, open_tower, store
+from retrieval.models.families.names import is_family_name
+from retrieval.models.model import Model, open_tower
+from retrieval.models.registry import load_model
 from retrieval.models.trained import check_name, head_hash, load_heads
 from retrieval.models.versions import versions
-from retrieval.training.described import Chain, describable
+from retrieval.training.described import Chain
 from retrieval.training.space import SharedSpace, save_space
 
 HEADS = (TRAINED_HEADS, "heads.json")
@@ -56,12 +59,16 @@ def bridge_models(
     """Join the models that a user calls `a` and `b` as `name`, in the cache, and say how well it went.
 
     `texts` is a file of captions, one a line; without it the bank that ships is used. `sounds` is a folder of
-    sounds, whose mean is moved to where B's texts are. ModelNotFound, ModelError, ConfigError, TrainingError.
+    sounds, whose mean is moved to where B's texts are. The name goes over from an earlier join of the same
+    two; ConfigError where it is another model's. ModelNotFound, ModelError, ConfigError, TrainingError.
     """
     options = BridgeOptions(method=cast(Method, method))  # which reads it, and says what there is
     lines = None if texts is None else read_texts(texts)
     paths = None if sounds is None else sound_files(sounds)
+    check_name(name)
     first, second = load_model(a).bundle, load_model(b).bundle
+    spaces = [first.spec.space_id, second.spec.space_id]
+    check_free(name, lambda spec: _spaces(spec.provenance) == spaces, hint="choose another --name")
     return join(first, second, name=name, texts=lines, options=options, sounds=paths, progress=progress)[1]
 
 
@@ -82,7 +89,8 @@ def join(
     The same models, texts and options give the same space. ModelError where one has no texts or B adds
     nothing, or a graph differs from torch; TrainingError for unusable texts.
     """
-    check_name(name)
+    if not is_family_name(name):
+        check_name(name)
     say = progress or (lambda _step, _share: None)
     lacking = _lacking(a, b)
     bridge = fit_bridge(
@@ -161,6 +169,12 @@ def sound_vectors(bundle: Bundle, paths: Sequence[Path]) -> FloatArray:
 
 def _lacking(a: Bundle, b: Bundle) -> list[TowerSpec]:
     """B's towers of modalities that A cannot encode. ModelError where there is nothing to join."""
+    for whole, part in ((a, b), (b, a)):
+        if part.spec.space_id in _joined_from(whole.spec.provenance):
+            raise ModelError(
+                f"the model {whole.spec.name} was joined from {part.spec.name}, so their texts agree already",
+                hint=f"use {whole.spec.name} as it is, or join {part.spec.name} with another model",
+            )
     for bundle in (a, b):
         if Modality.TEXT not in bundle.spec.modalities:
             raise ModelError(
@@ -176,6 +190,18 @@ def _lacking(a: Bundle, b: Bundle) -> list[TowerSpec]:
     return found
 
 
+def _joined_from(provenance: Mapping[str, Any]) -> set[str]:
+    """The spaces that a model was joined from, and that those were."""
+    return set(_spaces(provenance)).union(
+        *(_joined_from(one) for one in provenance.get("provenance of both", ()))
+    )
+
+
+def _spaces(provenance: Mapping[str, Any]) -> list[str]:
+    """Of the two that a model was joined from; none where it was not."""
+    return [str(one["space_id"]) for one in provenance.get("joined", ())]
+
+
 def _texts_of(bundle: Bundle) -> Callable[[Sequence[str]], FloatArray]:
     def encode(texts: Sequence[str]) -> FloatArray:
         tower = Model(bundle).tower(Modality.TEXT)
@@ -187,7 +213,7 @@ def _texts_of(bundle: Bundle) -> Callable[[Sequence[str]], FloatArray]:
 def _added(a: Bundle, b: Bundle, tower: TowerSpec, bridge: Bridge, media: FloatArray | None) -> _Added:
     last = bridge.head if media is None or tower.modality is not Modality.AUDIO else bridge.for_media(media)
     own = base_head(b, tower.modality)
-    head = Chain([describable(own), last] if own is not None else [last])
+    head = Chain([own, last] if own is not None else [last])
     plain = copy.deepcopy(head).cpu().float().eval().requires_grad_(False)
     source = ""
     if tower.source:

@@ -27,8 +27,10 @@ from indexer.scan import scan
 from indexer.types import FloatArray, Modality
 from retrieval.encoders.tower import Tower
 from retrieval.models.bundle import Bundle, ModelSpec, TowerSpec, link_or_copy
+from retrieval.models.cache import store
 from retrieval.models.int8_search import closest
-from retrieval.models.registry import Model, load_model, open_tower, store
+from retrieval.models.model import Model, open_tower
+from retrieval.models.registry import load_model
 from retrieval.models.versions import versions
 from retrieval.runtime.choose import Choice, Engine, Precision
 from retrieval.runtime.openvino import capabilities, import_openvino
@@ -101,12 +103,14 @@ class _Picture:
     caption: str | None
 
 
-def quantize_model(name: str, folder: Path, *, progress: Progress | None = None) -> Quantised:
+def quantize_model(
+    name: str, folder: Path, *, seconds: float = SEARCHING, progress: Progress | None = None
+) -> Quantised:
     """Write an int8 graph of the image tower of a model into its bundle in the cache, and measure it.
 
     The space stays the same: int8 vectors are compared with the model's others. ModelError where the model
     has no image tower with a graph, or nncf is not installed; ConfigError where the folder has too few
-    pictures.
+    pictures. `seconds` bound the search for layers that stay in float32.
     """
     say = progress or (lambda _step, _share: None)
     model = load_model(name, progress=say)
@@ -119,7 +123,8 @@ def quantize_model(name: str, folder: Path, *, progress: Progress | None = None)
     say("reading pictures", 0.0)
     calibrating, compared = _pictures(folder, model.tower(Modality.IMAGE))
     say("quantising", 0.2)
-    graph = quantized(nncf, model.bundle.path(tower.graph), [view_inputs(one.views) for one in calibrating])
+    inputs = [view_inputs(one.views) for one in calibrating]
+    graph = quantized(nncf, model.bundle.path(tower.graph), inputs, seconds=seconds)
     say("writing", 0.7)
     bundle = _write(model.bundle, tower, graph, calibrated=len(calibrating))
     say("comparing", 0.8)

@@ -7,117 +7,30 @@ graph only; nothing here imports torch unless the starter must be built.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from indexer.errors import ConfigError, ModelError, ModelNotFound, WeightsMissing
+from indexer.errors import ModelError, ModelNotFound
 from indexer.types import Modality
-from retrieval.config import cache_dir
-from retrieval.encoders.described import preparer_of
-from retrieval.encoders.tower import Tower
-from retrieval.models.bundle import SPEC, Bundle, ModelSpec, TowerSpec, keep_bundle, write_bundle
-from retrieval.runtime.protocol import Runtime, available_threads
+from retrieval.models.bundle import SPEC, Bundle, ModelSpec, write_bundle
+from retrieval.models.cache import (
+    bundles,
+    keep,
+    load_bundle,
+    models_dir,
+    place_of,
+    plain_name,
+    same_content,
+    swapping,
+)
+from retrieval.models.families.names import is_family_name
+from retrieval.models.model import Model, dim_meant, is_space
 
 STARTER = "starter"
-SHORTEST_SPACE = 8  # hex digits of a space_id that are enough to name it
 Progress = Callable[[str, float], None]  # what is being done, and the share already done, in [0, 1]
-
-
-@dataclass(frozen=True)
-class Model:
-    """An opened bundle, or a nested space of one. Towers and their graphs load when first needed."""
-
-    bundle: Bundle
-    threads: int = 0  # that encode; 0: one a core
-    cut: int | None = None  # dimensions that are kept, one of the bundle's `dims`; None: all
-
-    @property
-    def name(self) -> str:
-        return self.bundle.spec.name
-
-    @property
-    def path(self) -> Path:
-        return self.bundle.folder
-
-    @property
-    def space_id(self) -> str:
-        return self.bundle.spec.space_of(self.dim)
-
-    @property
-    def dim(self) -> int:
-        return self.cut or self.bundle.spec.dim
-
-    def with_dim(self, dim: int) -> Model:
-        """The same model with so many dimensions; ConfigError says which there are."""
-        dims = self.bundle.spec.dims
-        if dim not in dims:
-            raise ConfigError(
-                f"the model {self.name} has no {dim} dimensions",
-                hint=f"it has {', '.join(map(str, dims))}",
-            )
-        return replace(self, cut=None if dim == dims[0] else dim)
-
-    def in_space(self, space_id: str) -> Model:
-        """The same model with the dimension that a space is of; itself where it has no such space."""
-        dim = _meant(self.bundle.spec, space_id)
-        return self if dim is None else self.with_dim(dim)
-
-    @property
-    def modalities(self) -> tuple[Modality, ...]:
-        return self.bundle.spec.modalities
-
-    @cached_property
-    def _towers(self) -> dict[Modality, Tower]:
-        return {}
-
-    def tower(self, modality: Modality) -> Tower:
-        """The tower of a modality, the same one each time; WeightsMissing where it was not built."""
-        if modality not in self._towers:
-            spec = self.bundle.spec.tower(modality)
-            if spec is None or spec.graph is None:
-                line = spec.missing if spec else None
-                raise WeightsMissing(
-                    f"the model {self.name} has no {modality} tower, only {', '.join(self.modalities)}",
-                    hint=f"{line} && triptych models build" if line else None,
-                )
-            self._towers[modality] = open_tower(
-                self.bundle,
-                spec,
-                space_id=self.space_id,
-                threads=self.threads or available_threads(),
-                dim=self.dim,
-            )
-        return self._towers[modality]
-
-
-def open_tower(
-    bundle: Bundle, spec: TowerSpec, *, space_id: str, threads: int, dim: int | None = None
-) -> Tower:
-    """A tower of a bundle whose graph was built; with `dim` it gives that many of its dimensions."""
-    path = bundle.path(spec.graph or "")
-    prepack = spec.modality is not Modality.TEXT
-
-    def open_runtime() -> Runtime:
-        from retrieval.runtime.onnx import OnnxRuntime
-
-        return OnnxRuntime.open(path, threads=1, prepack=prepack)
-
-    return Tower(
-        preparer_of(
-            spec.modality, spec.preprocessing, spec.window, tokenizer=str(bundle.path("tokenizer.json"))
-        ),
-        open_runtime,
-        space_id=space_id,
-        dim=dim or spec.dim,
-        batch_size=spec.batch_size,
-        group=spec.group,
-        threads=threads,
-        nested=dim is not None and dim < spec.dim,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +44,17 @@ class ModelInfo:
     path: Path | None  # None: known, but not built yet
     size: int  # bytes on disk
     missing: tuple[str, ...] = ()  # a tower that is not there, with the line that brings it
+    aliases: tuple[str, ...] = ()  # its other names
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name that it is found by, the first one first."""
+        return (self.name, *self.aliases)
 
 
 def list_models() -> list[ModelInfo]:
     """Every bundle in the cache, and the starter where it is not built yet; by name, then space."""
-    found = [_info(bundle) for bundle in _bundles()]
+    found = [_info(bundle) for bundle in bundles()]
     if not any(info.space_id == _starter_space() for info in found):
         spec = _starter_spec()
         found.append(ModelInfo(spec.name, spec.space_id, spec.dim, (), None, 0))
@@ -167,7 +86,7 @@ def load_space(
     """
     if means_starter(name):
         bundle = build_starter(progress=progress)
-        cut = None if name == STARTER else _meant(bundle.spec, name)
+        cut = None if name == STARTER else dim_meant(bundle.spec, name)
         return Model(bundle, threads, cut)
     return find_model(name, called=called, threads=threads)
 
@@ -175,6 +94,8 @@ def load_space(
 def names_folder(name: str) -> bool:
     """Whether a user's word for a model is a folder's."""
     separators = {os.sep, os.altsep or os.sep}
+    if is_family_name(name):
+        return False
     if any(separator in name for separator in separators):
         return True
     return name != STARTER and os.path.isfile(Path(name).expanduser() / SPEC)  # noqa: PTH113 - never raises
@@ -193,29 +114,33 @@ def _bundle_in(folder: Path) -> Bundle:
 def keep_model(folder: Path) -> Bundle:
     """The bundle in a folder, kept in the cache so that an index made with it finds its space again.
 
-    Its checksums are compared the first time. ModelNotFound where there is none, ModelError where it is
-    damaged or cannot be kept.
+    Its checksums, and where its graphs read weights from, are checked the first time. ModelNotFound where
+    there is none, ModelError where it is damaged, reaches out of its folder or cannot be kept.
     """
     bundle = _bundle_in(folder)
-    place = _folder() / bundle.spec.space_id[:16]
-    kept = _load(place)
-    if kept and kept.spec == bundle.spec:
-        return kept
-    if bundle.spec.space_id == _starter_space():
-        return bundle  # what the cache has under that space is built here, from pinned weights
-    try:
-        with _lock():
-            return keep_bundle(bundle, place)
-    except OSError as error:
-        raise ModelError(
-            f"the model {bundle.spec.name} cannot be kept in {place}: {error.strerror or error}",
-            hint="free space there, or set TRIPTYCH_HOME to another folder",
-        ) from error
+    if bundle.spec.space_id != _starter_space():
+        return keep(bundle, _check_graphs)
+    # What the cache has under that space is built here, from pinned weights.
+    kept = load_bundle(place_of(bundle.spec.space_id))
+    return kept if kept and same_content(kept.spec, bundle.spec) else bundle
+
+
+def _check_graphs(bundle: Bundle) -> None:
+    """ModelError where a graph reads tensors from a file that is not among the bundle's own."""
+    from retrieval.models.families.allowed import check_external_data
+
+    for tower in bundle.spec.towers:
+        graphs = [name for name in (tower.graph, tower.quantised) if name]
+        # OpenVINO's own format cannot name a file: it is given the one beside it.
+        for graph in [name for name in graphs if not name.endswith(".xml")]:
+            for name in check_external_data(bundle.path(graph), bundle.folder):
+                if name not in bundle.spec.files:
+                    raise ModelError(f"{graph} reads its weights from {name!r}, not one of the model's files")
 
 
 def means_starter(name: str) -> bool:
     """Whether a name or space_id is the starter's of this version, which `load_model` can build."""
-    return name == STARTER or _meant(_starter_spec(), name) is not None
+    return name == STARTER or dim_meant(_starter_spec(), name) is not None
 
 
 def find_model(name: str, *, called: str | None = None, threads: int = 0) -> Model:
@@ -225,14 +150,14 @@ def find_model(name: str, *, called: str | None = None, threads: int = 0) -> Mod
     ModelError says what is wrong with a bundle that is there but damaged, or of a later version.
     """
     found = _find(name, threads)
-    if found is None and _folder().is_dir():
-        with _lock():  # perhaps it is being built, or replaced, at this moment
+    if found is None and models_dir().is_dir():
+        with suppress(OSError), swapping():  # perhaps it is being replaced at this moment
             found = _find(name, threads)
     if found is not None:
         return found
     space = _starter_space() if name == STARTER else name
-    if _is_space(space) and (_folder() / space[:16]).is_dir():
-        bundle = Bundle.load(_folder() / space[:16])  # says what is wrong with it
+    if is_space(space) and place_of(space).is_dir():
+        bundle = Bundle.load(place_of(space))  # says what is wrong with it
         if bundle.spec.space_id.startswith(space):
             return Model(bundle, threads)
     raise _not_found(name, called)
@@ -253,18 +178,18 @@ def build_starter(*, progress: Progress | None = None, force: bool = False) -> B
     from retrieval.models.starter.build import fill_starter, is_outdated
 
     space = _starter_space()
-    folder = _folder() / space[:16]
+    folder = place_of(space)
 
     def current() -> Bundle | None:
-        bundle = None if force else _load(folder)
+        bundle = None if force else load_bundle(folder)
         return bundle if bundle and bundle.spec.space_id == space and not is_outdated(bundle.spec) else None
 
     say = progress or (lambda _step, _share: None)
     if bundle := current():
         return bundle
     try:
-        with _lock():
-            bundle = current() or write_bundle(folder, lambda work: fill_starter(work, say))
+        with swapping("starter"):  # its own lock: nobody who looks for another model waits for it
+            bundle = current() or write_bundle(folder, lambda work: fill_starter(work, say), lock=swapping)
     except OSError as error:
         raise ModelError(
             f"the starter model cannot be written to {folder}: {error.strerror or error}",
@@ -274,42 +199,16 @@ def build_starter(*, progress: Progress | None = None, force: bool = False) -> B
     return bundle
 
 
-def _folder() -> Path:
-    return cache_dir() / "models"
-
-
-def _lock() -> AbstractContextManager[Any]:
-    """Held while the cache changes."""
-    from filelock import FileLock
-
-    _folder().mkdir(parents=True, exist_ok=True)
-    return FileLock(_folder() / "build.lock")
-
-
-def _load(folder: Path) -> Bundle | None:
-    """A bundle, or None where there is none or it is damaged, so that it is built again."""
-    try:
-        return Bundle.load(folder)
-    except ModelError:
-        return None
-
-
-def _bundles() -> Iterator[Bundle]:
-    if _folder().is_dir():
-        for folder in sorted(_folder().iterdir()):
-            if folder.is_dir() and not folder.name.startswith(".") and (bundle := _load(folder)):
-                yield bundle
-
-
 def _find(name: str, threads: int) -> Model | None:
     """The one model of a name, a space, or the beginning of a space. ModelNotFound where several are."""
-    bundles = list(_bundles())
+    known = list(bundles())
+    name = plain_name(name)
     if name == STARTER:
         # Bundles of earlier versions stay for the indexes made with them, but the name means today's.
         name = _starter_space()
-    named = [Model(bundle, threads) for bundle in bundles if bundle.spec.name == name]
+    named = [Model(bundle, threads) for bundle in known if name in bundle.spec.names]
     found = named or [
-        Model(bundle, threads, cut) for bundle in bundles if (cut := _meant(bundle.spec, name)) is not None
+        Model(bundle, threads, cut) for bundle in known if (cut := dim_meant(bundle.spec, name)) is not None
     ]
     if len(found) > 1:
         raise ModelNotFound(
@@ -318,13 +217,6 @@ def _find(name: str, threads: int) -> Model | None:
             hint="name one by its space: --model " + min(model.space_id for model in found)[:12],
         )
     return found[0] if found else None
-
-
-def _meant(spec: ModelSpec, space: str) -> int | None:
-    """Which of a model's dimensions a space_id, or the beginning of one, is of; None: it is another's."""
-    if not _is_space(space):
-        return None
-    return next((dim for dim in spec.dims if spec.space_of(dim).startswith(space)), None)
 
 
 def _not_found(name: str, called: str | None) -> ModelNotFound:
@@ -342,13 +234,11 @@ def _not_found_hint(name: str, called: str | None) -> str:
     """What to do. An index's own space (`called`) is not served by another model: that one is refused."""
     if means_starter(name):
         return "build it: triptych models build starter"
+    if is_family_name(name):
+        return f"bring it: triptych models pull {name}"
     if called:
         return "bring that model into the cache, or index the files again under another --index"
     return "choose one of those, or name the folder of a model"
-
-
-def _is_space(name: str) -> bool:
-    return len(name) >= SHORTEST_SPACE and all(digit in "0123456789abcdef" for digit in name)
 
 
 def _starter_spec() -> ModelSpec:
@@ -371,4 +261,5 @@ def _info(bundle: Bundle) -> ModelInfo:
         path=bundle.folder,
         size=sum(entry.size for entry in spec.files.values()),
         missing=tuple(f"{tower.modality}: {tower.missing}" for tower in spec.towers if tower.missing),
+        aliases=spec.names[1:],
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,8 +34,8 @@ from retrieval.models.bundle import (
     write_bundle,
 )
 from retrieval.models.export import TOLERANCE, export_tower
-from retrieval.models.families.family import family
-from retrieval.models.registry import STARTER, open_tower
+from retrieval.models.model import open_tower
+from retrieval.models.registry import STARTER
 from retrieval.models.versions import versions
 from retrieval.training.finetune import collate, features_of
 from retrieval.training.heads import unit_rows
@@ -43,6 +44,7 @@ from retrieval.training.space import SharedSpace, load_space, save_space
 from retrieval.training.unfreeze import merged
 
 PACKAGES = ("triptych", "torch", "timm", "onnx", "onnxruntime", "numpy")
+TUNED_FROM = re.compile(r"fine-tuned from .*? \((.*)\), SHA-256 \w+")  # a weight's source, with its first
 Prepared = Sequence[npt.NDArray[Any]]  # media of one modality as its preparer makes them
 Progress = Callable[[str, float], None]  # what is being done, and the share already done, in [0, 1]
 
@@ -201,7 +203,8 @@ def _write_tower(work: Path, model: TrainedModel, tower: TowerSpec) -> TowerSpec
     if modality in model.modules:
         pristine, network = network.state_dict(), merged(_plain(model.modules[modality]))
         tuned = _changed(pristine, network.state_dict(), tower)
-    graph = f"{modality.value}.onnx"
+    # A family's network that cannot be exported stays with torch.
+    graph = None if tower.family and tower.graph is None else f"{modality.value}.onnx"
     written = replace(
         tower,
         weights=_weights(model.base, tower, tuned),
@@ -210,6 +213,7 @@ def _write_tower(work: Path, model: TrainedModel, tower: TowerSpec) -> TowerSpec
         width=(tower.width or tower.dim) if tower.family else 0,
         precision="f32",
         graph=graph,
+        quantised="",
         missing=None,
     )
     if tuned:
@@ -217,9 +221,10 @@ def _write_tower(work: Path, model: TrainedModel, tower: TowerSpec) -> TowerSpec
 
         save_file(tuned, work / _tuned_name(modality))
         (work / _tuned_name(modality)).chmod(0o644)  # the library leaves it readable by its owner alone
-    preparer = open_tower(Bundle(work, _only(written)), written, space_id="", threads=1).preparer
-    export_tower(network, work / graph, preparer, head=head)
-    if samples := model.samples.get(modality):
+    if graph is not None:
+        preparer = open_tower(Bundle(work, _only(written)), written, space_id="", threads=1).preparer
+        export_tower(network, work / graph, preparer, head=head)
+    if graph is not None and (samples := model.samples.get(modality)):
         compare(work, written, samples, lambda: encode_media(network, head, modality, samples))
     return written
 
@@ -256,8 +261,8 @@ def _only(tower: TowerSpec) -> ModelSpec:
 
 
 def copy_tower(work: Path, base: Bundle, tower: TowerSpec) -> None:
-    """A base's tower as it is, in `work`: its graph and what was fine-tuned of it."""
-    graphs = [tower.graph, f"{tower.graph}.data"] if tower.graph else []
+    """A base's tower as it is, in `work`: its graphs and what was fine-tuned of it."""
+    graphs = [f"{graph}{end}" for graph in (tower.graph, tower.quantised) if graph for end in ("", ".data")]
     for name in (*graphs, _tuned_name(tower.modality)):
         if name in base.spec.files:
             link_or_copy(base.path(name), work / name)
@@ -322,16 +327,24 @@ def _changed(
 def _weights(bundle: Bundle, tower: TowerSpec, tuned: Mapping[str, Tensor]) -> tuple[WeightRef, ...]:
     """The published weights, those of the network replaced by what fine-tuning made of them."""
     if not tower.family:
-        published = BACKBONES[tower.backbone].weights
-        return tuple(_tuned_ref(r, tuned) if tuned and r.name == tower.backbone else r for r in published)
-    published = tower.weights if is_published(tower) else _described_weights(bundle, tower)
+        known = BACKBONES[tower.backbone].weights
+        return tuple(_tuned_ref(r, tuned) if tuned and r.name == tower.backbone else r for r in known)
+    published = [_published_ref(ref, bundle, tower) for ref in tower.weights]
     return tuple(_tuned_ref(r, tuned) if tuned and r.name.endswith(".safetensors") else r for r in published)
 
 
-def _described_weights(bundle: Bundle, tower: TowerSpec) -> tuple[WeightRef, ...]:
-    """A family tower's weights before fine-tuning, from the library's own files."""
-    described = family(tower.family).describe(bundle.path(tower.source), name=tower.backbone)
-    return next(one.weights for one in described if one.modality is tower.modality)
+def _published_ref(ref: WeightRef, bundle: Bundle, tower: TowerSpec) -> WeightRef:
+    """A weight of a family tower as it was before any fine-tuning: the library's own file in the bundle."""
+    if not ref.name.endswith(TUNED):
+        return ref
+    name = ref.name.removesuffix(TUNED)
+    file = bundle.spec.files.get(f"{tower.source}/{name}")
+    if file is None:
+        raise ModelError(
+            f"the model {bundle.spec.name} lacks {name}, which its {tower.modality} tower is tuned from"
+        )
+    said = TUNED_FROM.fullmatch(ref.source)
+    return replace(ref, name=name, sha256=file.sha256, source=said[1] if said else "")
 
 
 def _hashes(weights: Sequence[WeightRef]) -> list[str]:

@@ -16,7 +16,7 @@ from retrieval.query.search import Stopwatch, search, searchable
 from retrieval.types import Query, SearchResult
 
 if TYPE_CHECKING:
-    from retrieval.models.registry import Model
+    from retrieval.models.model import Model
 
 
 class Searcher:

@@ -70,6 +70,17 @@ def as_json(result: SearchResult) -> dict[str, Any]:
     }
 
 
+def answer_line(line: str, result: SearchResult | None, error: str | None) -> bytes:
+    """What became of one query of many, as a JSON object on a line of its own."""
+    entry: dict[str, Any] = {"query": line}
+    if result is None:
+        entry["error"] = error
+    else:
+        entry["query_modality"] = result.query.modality.value
+        entry["hits"] = [hit_json(hit) for hit in result.hits]
+    return (json.dumps(entry, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+
+
 def path_fields(path: str | None, name: str = "path") -> dict[str, Any]:
     """A path as JSON can hold it; `path_bytes`, in hex, is there where the path is not UTF-8."""
     if path is None:

@@ -23,6 +23,7 @@ def models_json(models: Sequence[ModelInfo]) -> list[Json]:
     return [
         {
             "name": model.name,
+            "names": list(model.names),
             "space_id": model.space_id,
             "dim": model.dim,
             "modalities": list(model.modalities),
@@ -40,6 +41,8 @@ def models_lines(models: Sequence[ModelInfo]) -> list[str]:
     for model in models:
         state = f"{', '.join(model.modalities)}; {size(model.size)}" if model.path else "not built yet"
         lines.append(f"{printable(model.name)}  {model.space_id[:12]}  {model.dim}-d  {state}")
+        if len(model.names) > 1:
+            lines.append(f"  also called {printable(', '.join(model.names[1:]))}")
         lines += [f"  {missing}" for missing in model.missing]
     return lines
 
@@ -47,7 +50,8 @@ def models_lines(models: Sequence[ModelInfo]) -> list[str]:
 def bundle_lines(bundle: Bundle) -> list[str]:
     """What was brought: towers, space, licences, and what only torch can run."""
     spec = bundle.spec
-    licences = sorted({weight.licence for tower in spec.towers for weight in tower.weights if weight.licence})
+    found = {weight.licence for tower in spec.towers for weight in tower.weights if weight.licence}
+    licences = [spec.provenance["licence"]] if spec.provenance.get("licence") else sorted(found)
     lines = [
         f"{printable(spec.name)}: {', '.join(spec.modalities)} in space {spec.space_id[:12]}, {spec.dim}-d",
         f"licence: {printable(', '.join(licences)) or 'not stated; read the model card'}",

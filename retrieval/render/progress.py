@@ -25,6 +25,7 @@ from rich.text import Text
 from indexer.report import Event, FileFailed, Planned, Progress, Skipped, Warned
 from retrieval.render.escape import printable
 
+STARTER = "building the starter model"
 BuildStep = Callable[[str, float], None]  # what is being done, and how much of all is done, in [0, 1]
 
 
@@ -82,23 +83,30 @@ class UpdateProgress:
 
 
 @contextmanager
-def build_progress(console: Console) -> Iterator[BuildStep]:
-    """A callback that shows how the building of a model goes; shows nothing until it is called."""
+def build_progress(console: Console, *, title: str | None = STARTER) -> Iterator[BuildStep]:
+    """A callback that shows how the building of a model goes; shows nothing until it is called.
+
+    `title` says what all of it is, and is all that is said where stderr is no terminal; without one each step
+    speaks for itself, a line each.
+    """
     bars = Bars(
         TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console, transient=True
     )
     task: list[TaskID] = []
+    said: set[str] = set()
 
     def show(step: str, fraction: float) -> None:
+        step = printable(step)
         if not console.is_terminal:
-            if not task:
-                console.print("building the starter model, once (under a minute)", soft_wrap=True)
-                task.append(TaskID(0))
+            line = step if title is None else f"{title}, once (under a minute)"
+            if line not in said:
+                said.add(line)
+                console.print(line, soft_wrap=True)
             return
         if not task:
             bars.start()
             task.append(bars.add_task("", total=1.0))
-        bars.update(task[0], description=f"building the starter model: {step}", completed=fraction)
+        bars.update(task[0], description=step if title is None else f"{title}: {step}", completed=fraction)
 
     try:
         yield show

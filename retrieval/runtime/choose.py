@@ -188,5 +188,9 @@ def open_runtime(
     name = tower.quantised if choice.precision is Precision.INT8 else tower.graph
     group = tower.group if tower.family else min(tower.group, CONVOLUTIONS)
     return OpenVinoRuntime.open(
-        bundle.path(name), precision=choice.precision.value, threads=threads, group=group
+        bundle.path(name),
+        precision=choice.precision.value,
+        threads=threads,
+        group=group,
+        max_tokens=int(tower.window.get("max_tokens", 0)),
     )

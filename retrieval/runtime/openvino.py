@@ -60,13 +60,15 @@ class OpenVinoRuntime:
     and the last few are padded: that is some 7 % faster than any number at once, and no number that comes
     late is prepared for anew. What averages, projects and normalises costs next to nothing and stays in
     float32, whatever the precision: a head that weighs close scores loses most by a lower one. Texts are
-    padded to multiples of WIDTH_STEP tokens.
+    padded to multiples of WIDTH_STEP tokens, but to no more than `max_tokens`: CLIP has positions for 77, and
+    after a call that fails for its shape OpenVINO may give wrong vectors for later ones.
     """
 
-    def __init__(self, graph: Path, *, precision: str, threads: int, group: int) -> None:
+    def __init__(self, graph: Path, *, precision: str, threads: int, group: int, max_tokens: int = 0) -> None:
         self.precision = precision
         self.preferred_group = group
         self._threads = threads
+        self._max_tokens = max_tokens
         halves = _cut(_read(graph), _read(graph)) if group else None
         if halves is None:
             self._backbone, self._rest = None, self._compile(_read(graph), precision)
@@ -78,18 +80,25 @@ class OpenVinoRuntime:
 
     @classmethod
     def open(
-        cls, graph: Path, *, precision: str = "f32", threads: int = 0, group: int = 0
+        cls, graph: Path, *, precision: str = "f32", threads: int = 0, group: int = 0, max_tokens: int = 0
     ) -> OpenVinoRuntime:
         """Compile a graph; `threads` 0 means every core, `group` 0 the graph whole, for any number at once.
 
+        `max_tokens` are those of the longest text that the graph takes; 0: not known, texts stay as they are.
         ConfigError where the processor has no such arithmetic, ModelError where the graph cannot be loaded.
         """
         _check_precision(precision)
-        return cls(graph, precision=precision, threads=threads or available_threads(), group=group)
+        return cls(
+            graph,
+            precision=precision,
+            threads=threads or available_threads(),
+            group=group,
+            max_tokens=max_tokens,
+        )
 
     def run(self, inputs: Arrays) -> Arrays:
         if self._backbone is None:
-            return self._rest.run(inputs if "views" in inputs else _padded_texts(inputs))
+            return self._rest.run(inputs if "views" in inputs else _padded_texts(inputs, self._max_tokens))
         views, group = inputs["views"], self.preferred_group
         found = []
         for start in range(0, len(views), group):
@@ -236,8 +245,8 @@ def _filled(views: npt.NDArray[Any], group: int) -> npt.NDArray[Any]:
     return np.ascontiguousarray(views)
 
 
-def _padded_texts(inputs: Arrays) -> dict[str, npt.NDArray[Any]]:
-    """Texts with their tokens padded to a multiple of WIDTH_STEP; masks say which are none."""
+def _padded_texts(inputs: Arrays, most: int) -> dict[str, npt.NDArray[Any]]:
+    """Texts with their tokens padded to a multiple of WIDTH_STEP, or to `most`; masks say which are none."""
     width = next(iter(inputs.values())).shape[1]
-    missing = -width % WIDTH_STEP
+    missing = max(0, min(-(-width // WIDTH_STEP) * WIDTH_STEP, most) - width)
     return {name: np.pad(array, ((0, 0), (0, missing))) for name, array in inputs.items()}

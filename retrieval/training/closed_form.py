@@ -103,24 +103,6 @@ def ridge(
     return LinearMap(solved.astype(np.float32), bias.astype(np.float32), unit, value)
 
 
-def loo_error(
-    x: Rows,
-    y: Rows,
-    penalty: float,
-    *,
-    weights: Rows | None = None,
-    groups: npt.NDArray[np.integer[Any]] | None = None,
-    unit: bool = True,
-) -> float:
-    """The weighted mean squared length of ridge's leave-one-out errors, at one penalty."""
-    inputs, targets = _checked(x, y, unit)
-    weight = _weights(weights, len(inputs))
-    share, root = weight / weight.sum(), np.sqrt(weight)[:, None]
-    left, square, _ = _decomposed((inputs - share @ inputs) * root)
-    kept = square / (square + _positive(penalty))
-    return _left_out(left, kept, (targets - share @ targets) * root, weight, groups)
-
-
 def procrustes(x: Rows, y: Rows, *, centre: bool = True, scale: bool = False, unit: bool = True) -> LinearMap:
     """The orthogonal map that brings x (n, a) nearest to y (n, b) (Schoenemann 1966).
 

@@ -63,38 +63,6 @@ class Chain(nn.Module):
         return {"kind": "chain", "parts": [description_of(part) for part in self.parts]}
 
 
-def describable(head: nn.Module) -> nn.Module:
-    """The same head in a form with `describe`: its own, or that of a base model's head. ModelError.
-
-    The numbers are shared, not copied. An OnBase keeps its place and its base is put into that form.
-    """
-    if isinstance(head, OnBase):
-        head.base = describable(head.base)
-        return head
-    if hasattr(head, "describe"):
-        return head
-    if isinstance(head, nn.Identity):
-        return AsTheyAre()
-    from retrieval.models.bare import NestedHead, PictureHead, SpaceHead
-    from retrieval.models.starter.heads import AudioHead, BaseHead
-
-    made: nn.Module | None = None
-    if isinstance(head, AudioHead):
-        made = BaseHead(head)
-    elif isinstance(head, PictureHead) and isinstance(head.classifier, nn.Linear):
-        made = BaseHead(head.head, head.classifier)
-    elif isinstance(head, NestedHead):
-        made = Prefix(describable(head.head), head.dim)
-    elif isinstance(head, SpaceHead):
-        made = Prefix(describable(head.space.heads[head.modality.value]), head.space.dim)
-    if made is None:
-        raise ModelError(
-            f"a head of class {type(head).__name__} has no description, so it could not be saved",
-            hint="make it with make_head, or give it describe()",
-        )
-    return made.train(head.training)
-
-
 def head_from_description(description: Mapping[str, Any], *, depth: int = 0) -> nn.Module:
     """An unfilled head of that description: `load_state_dict` gives it its numbers. ModelError."""
     if not isinstance(description, Mapping) or depth > DEEPEST:

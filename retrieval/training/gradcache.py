@@ -45,32 +45,28 @@ def backward_in_chunks(
     chunk: int,
     autocast: Contexts = nullcontext,
     backward: Callable[[Tensor], object] = Tensor.backward,
-    no_sync: Contexts = nullcontext,
 ) -> Tensor:
     """Add to every parameter's gradient what `loss_of_vectors(...).backward()` would; the loss, detached.
 
     Parameters of the loss itself (scale, bias) get theirs, too. `chunk` bounds the items encoded at a time.
     `autocast` makes the context that encoding and the loss run in. `backward` is called on the loss: give
-    one that scales it for fp16 or divides it by accumulation steps, and all gradients follow. `no_sync`
-    makes the context of every backward pass but the last, for wrappers that average gradients across ranks
-    after each. Random numbers go on afterwards as if each item had been encoded once. ConfigError for a
-    chunk below 1, TrainingError where there is nothing to encode.
+    one that scales it for fp16 or divides it by accumulation steps, and all gradients follow. Random numbers
+    go on afterwards as if each item had been encoded once. ConfigError for a chunk below 1, TrainingError
+    where there is nothing to encode.
     """
     if chunk < 1:
         raise ConfigError(f"the chunk of gradient caching is {chunk}, expected 1 or more")
     chunks, vectors = _encode_all(inputs, encode, chunk, autocast)
     leaves = {modality: rows.detach().requires_grad_() for modality, rows in vectors.items()}
-    with no_sync():
-        with autocast():
-            loss = loss_of_vectors(leaves)
-        backward(loss)
+    with autocast():
+        loss = loss_of_vectors(leaves)
+    backward(loss)
     gradients = {modality: rows.grad for modality, rows in leaves.items() if rows.grad is not None}
     chunks = [part for part in chunks if part.modality in gradients]  # others the loss did not look at
     with _restored(chunks):
-        for number, part in enumerate(chunks, start=1):
+        for part in chunks:
             part.random.restore()
-            with nullcontext() if number == len(chunks) else no_sync():
-                _push(part, encode, gradients[part.modality], autocast)
+            _push(part, encode, gradients[part.modality], autocast)
     return loss.detach()
 
 

@@ -224,10 +224,13 @@ class OnBase(nn.Module):
 
 
 def description_of(head: nn.Module) -> dict[str, Any]:
-    """A head's own description. ModelError for a module without one; described.describable gives it one."""
+    """A head's own description. ModelError for a module without one."""
     describe: Any = getattr(head, "describe", None)
     if describe is None:
-        raise ModelError(f"a head of class {type(head).__name__} has no description, so it cannot be saved")
+        raise ModelError(
+            f"a head of class {type(head).__name__} has no description, so it could not be saved",
+            hint="make it with make_head, or give it describe()",
+        )
     found: dict[str, Any] = describe()
     return found
 

@@ -35,6 +35,7 @@ class Search:
 
     exact_up_to: int = EXACT_UP_TO  # gallery vectors; above, most of the hardest are found
     gpu: bool | None = False  # by faiss on a GPU: True, or None where there is one
+    device: int = 0  # which GPU
     note: Note | None = None  # hears in one line of a GPU that is not there or fails
 
 
@@ -54,13 +55,6 @@ class KnownPairs:
 
     indptr: Ints  # (queries + 1,)
     indices: Ints  # (pairs,)
-
-    @classmethod
-    def of(cls, queries: Ints, gallery: Ints, *, count: int) -> KnownPairs:
-        """From pairs (queries[p], gallery[p]) in any order, repeated ones once; `count` queries in all."""
-        pairs = np.unique(np.stack([queries, gallery], axis=1), axis=0) if len(queries) else _NO_PAIRS
-        lengths = np.bincount(pairs[:, 0], minlength=count)
-        return cls(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), pairs[:, 1].astype(np.int64))
 
 
 def mine_negatives(
@@ -176,7 +170,7 @@ def _on_gpu(gallery: FloatArray, k: int, search: Search) -> Any | None:
     if 4 * k + 64 > gpu.DEEPEST or not gpu.chosen(search.gpu, note=search.note):
         return None
     try:
-        return gpu.FlatOnGpu(gallery, half=False)
+        return gpu.FlatOnGpu(gallery, device=search.device, half=False)
     except RuntimeError as error:  # faiss has no other type: too little memory, a driver that does not fit
         if search.note:
             search.note(f"mining on the GPU failed, the CPU does it: {str(error).splitlines()[0][:120]}")
@@ -278,6 +272,3 @@ def _check(queries: FloatArray, gallery: FloatArray, known: Known, k: int, conte
             raise TrainingError(
                 f"the {name} hold numbers that are not finite", hint="lower the learning rate"
             )
-
-
-_NO_PAIRS = np.zeros((0, 2), np.int64)

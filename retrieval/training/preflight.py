@@ -17,7 +17,7 @@ from retrieval.training.options import Start, TrainOptions
 from retrieval.training.types import Examples, PairSet, Row, Split
 
 if TYPE_CHECKING:
-    from retrieval.models.registry import Model
+    from retrieval.models.model import Model
     from retrieval.training.run import TrainJob
     from retrieval.training.unfreeze import Unfreeze
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from retrieval.models.bundle import Bundle
-    from retrieval.models.registry import Model
+    from retrieval.models.model import Model
     from retrieval.training.finetune import MediaSource, TunedSpace
     from retrieval.training.source import Source
     from retrieval.training.space import SharedSpace

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from indexer.errors import ConfigError, ModelError, TrainingError
 from indexer.types import Modality
-from retrieval.training.described import describable, head_from_description
+from retrieval.training.described import head_from_description
 from retrieval.training.heads import description_of, unit_rows
 
 FORMAT = "triptych-space/1"
@@ -48,12 +48,13 @@ class SharedSpace(nn.Module):
         if not heads:
             raise TrainingError("a space needs the head of at least one modality")
         for modality, head in heads.items():
+            description_of(head)
             if getattr(head, "dim", self.dim) != self.dim:
                 raise TrainingError(f"the {modality} head gives {head.dim} numbers, the space has {self.dim}")
         if not 0.0 < scale <= MAX_SCALE:
             raise ConfigError(f"the scale is {scale}, expected more than 0 and at most {MAX_SCALE:g}")
         order = [modality for modality in Modality if modality in heads]
-        self.heads = nn.ModuleDict({modality.value: describable(heads[modality]) for modality in order})
+        self.heads = nn.ModuleDict({modality.value: heads[modality] for modality in order})
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
         self.bias = nn.Parameter(torch.tensor(float(bias)))
 

@@ -5,6 +5,7 @@ Imports torch.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
@@ -224,10 +225,12 @@ class Trainer:
 
     def mine(self) -> None:
         """Find every training content's hardest negatives among the current vectors, for `step` to add."""
-        from retrieval.training.mining import KnownPairs, mine_negatives
+        from retrieval.training.mining import KnownPairs, Search, mine_negatives
 
         every = {m: np.unique(slots[slots >= 0]) for m, slots in self.examples.contents.items()}
         vectors = {m: self.vectors(m, contents) for m, contents in every.items()}
+        own = self.device.type == "cuda"  # faiss on the GPU that trains, where it has a build for one
+        search = Search(gpu=None if own else False, device=self.device.index or 0, note=warnings.warn)
         self.mined = {}
         for (a, b), known in self.planner.known.items():
             queries = np.intersect1d(every[a], np.flatnonzero(np.diff(known.starts)))
@@ -238,6 +241,7 @@ class Trainer:
                 KnownPairs(indptr, np.searchsorted(every[b], listed)),
                 k=self.options.hard_negatives,
                 relative_margin=1.0 - self.options.hard_margin,
+                search=search,
             )
             table = np.full((int(every[a].max()) + 1, found.shape[1]), -1, np.int64)
             table[queries] = np.where(found >= 0, every[b][np.maximum(found, 0)], -1)

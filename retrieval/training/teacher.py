@@ -11,7 +11,7 @@ from indexer.types import FloatArray, Modality
 from retrieval.training.types import Row
 
 if TYPE_CHECKING:
-    from retrieval.models.registry import Model
+    from retrieval.models.model import Model
     from retrieval.training.features import Collected
 
 

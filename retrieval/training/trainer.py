@@ -1,28 +1,25 @@
 """Training, epoch by epoch: checks before the first step, validation, early stopping, checkpoints, ctrl-C.
 
-Imports torch. One step stands in steps.py, what a checkpoint file is in checkpoint.py. The same seed, data
-and machine give the same numbers, whether or not a run was interrupted and resumed on its way.
+Imports torch. One step stands in steps.py, what of a run a checkpoint keeps in progress.py. The same seed,
+data and machine give the same numbers, whether or not a run was interrupted and resumed on its way.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from indexer.errors import TrainingError, TrainingStopped
-from indexer.types import Modality
 from retrieval.training import checkpoint as files
 from retrieval.training.batches import Plan
 from retrieval.training.distributed import Ranks, joined
@@ -31,6 +28,7 @@ from retrieval.training.interrupt import StopOnInterrupt
 from retrieval.training.logs import Logs, check_wandb
 from retrieval.training.options import TrainOptions
 from retrieval.training.placement import Placement, memory_explained, placed
+from retrieval.training.progress import Progress, checkpoint_of, data_digest, frozen_digest, restored
 from retrieval.training.sampler import Batch
 from retrieval.training.source import FeatureSource, Inputs, Source
 from retrieval.training.space import SharedSpace
@@ -104,7 +102,7 @@ def train(
         stack.enter_context(_own_random(placement, options.seed + ranks.rank))
         run = _Run(space, source, data, options, folder, ranks=ranks, placement=placement)
         if resume:
-            run.restore(*files.latest_checkpoint(folder))
+            run.restore(files.latest_checkpoint(folder)[1])
         run.on_event = on_event if ranks.first else ignore
         logs = Logs(out / "logs", options, step=run.trainer.number) if ranks.first else nullcontext()
         run.logs = stack.enter_context(logs)
@@ -128,20 +126,16 @@ class _Run:
     ) -> None:
         self.space, self.source, self.options, self.folder = space, source, options, folder
         self.ranks, self.placement = ranks, placement
-        self.digests = {"data": _data_digest(source, data), "frozen": ""}
+        self.digests = {
+            "data": data_digest(source, data.train, data.validation, teacher=data.teacher),
+            "frozen": "",
+        }
         self.trainer = Trainer(
             space, source, data.train, options, placement=placement, ranks=ranks, teacher=data.teacher
         )
-        self.digests["frozen"] = _frozen_digest(space)
+        self.digests["frozen"] = frozen_digest(space)
         self.validation = Validation(self.trainer, data.validation) if len(data.validation) else None
-        self.epoch = self.position = 0
-        self.loss_sum, self.loss_steps = 0.0, 0
-        self.start: float | None = None
-        self.best: float | None = None
-        self.best_first = 0.0
-        self.best_epoch = 0
-        self.best_weights: dict[str, Tensor] = {}
-        self.history: list[EpochDone] = []
+        self.at = Progress()
         self.on_event: OnEvent = ignore
         self.logs: Logs | None = None
         self.stop = StopOnInterrupt()
@@ -154,13 +148,13 @@ class _Run:
         if not trainer.number:
             self._validate_start()
         while (stopped := self._over()) is None:
-            if options.hard_negatives and not self.position:
+            if options.hard_negatives and not self.at.position:
                 trainer.mine()
-            self.on_event(EpochStart(self.epoch + 1, options.epochs, len(sampler), self.position))
+            self.on_event(EpochStart(self.at.epoch + 1, options.epochs, len(sampler), self.at.position))
             self._since = time.perf_counter()
             for batch, plan in self._planned():
                 loss = trainer.step(batch, plan)
-                self.position += 1
+                self.at.position += 1
                 self._note(loss, plan)
                 if self.ranks.any(self.stop.asked, trainer.device):
                     raise self._interrupted()
@@ -169,14 +163,16 @@ class _Run:
             self._end_epoch()
             self.save()
         self._finish()
-        done = tuple(self.history)
-        return TrainResult(self.best, self.best_epoch, done, self.epoch, trainer.number, stopped, self.start)
+        done = tuple(self.at.history)
+        return TrainResult(
+            self.at.best, self.at.best_epoch, done, self.at.epoch, trainer.number, stopped, self.at.start
+        )
 
     def _planned(self) -> Iterator[tuple[Batch, Plan]]:
         """The epoch's batches with what they compare, the next one's media already asked for."""
         expect = getattr(self.source, "expect", None)
         waiting: tuple[Batch, Plan] | None = None
-        for batch in self.trainer.sampler.batches(self.epoch, self.position):
+        for batch in self.trainer.sampler.batches(self.at.epoch, self.at.position):
             following = batch, self.trainer.prepare(batch)
             if expect is not None:
                 for modality, contents in following[1].contents.items():
@@ -204,35 +200,37 @@ class _Run:
             if not math.isfinite(loss):
                 raise self._diverged(loss, trainer.number - len(losses) + number + 1)
         self._seen.clear()
-        self.loss_sum += sum(losses)
-        self.loss_steps += len(losses)
+        self.at.loss_sum += sum(losses)
+        self.at.loss_steps += len(losses)
         now = time.perf_counter()
         spent, self._since = max(now - self._since, 1e-9), now
         mean, lr = sum(losses) / len(losses), trainer.optimizer.param_groups[0]["lr"]
         left = (trainer.steps - trainer.number) * spent / len(losses)
-        self.on_event(StepDone(self.epoch + 1, trainer.number, trainer.steps, mean, lr, pairs / spent, left))
+        self.on_event(
+            StepDone(self.at.epoch + 1, trainer.number, trainer.steps, mean, lr, pairs / spent, left)
+        )
         if self.logs is not None:
             self.logs.add(trainer.number, train_loss=mean, train_lr=lr, train_pairs_per_s=pairs / spent)
 
     def _diverged(self, loss: float, step: int) -> TrainingError:
         return TrainingError(
-            f"the loss is {loss} at step {step}, in epoch {self.epoch + 1}: training diverged",
+            f"the loss is {loss} at step {step}, in epoch {self.at.epoch + 1}: training diverged",
             hint=f"lower lr={self.options.lr:g} (try {self.options.lr / 10:g}), or use precision=f32",
         )
 
     def _end_epoch(self) -> None:
         self._look()
-        mean = self.loss_sum / self.loss_steps if self.loss_steps else math.nan
+        mean = self.at.loss_sum / self.at.loss_steps if self.at.loss_steps else math.nan
         averaged = self.trainer.ema.averaged() if self.trainer.ema else nullcontext()
         with averaged:
             recall, first = self._recall()
             better = self._better(recall, first)
             if better:
-                self._keep(recall, first, self.epoch + 1)
-        event = EpochDone(self.epoch + 1, mean, recall, better)
-        self.history.append(event)
-        self.epoch, self.position = self.epoch + 1, 0
-        self.loss_sum, self.loss_steps = 0.0, 0
+                self._keep(recall, first, self.at.epoch + 1)
+        event = EpochDone(self.at.epoch + 1, mean, recall, better)
+        self.at.history.append(event)
+        self.at.epoch, self.at.position = self.at.epoch + 1, 0
+        self.at.loss_sum, self.at.loss_steps = 0.0, 0
         self.trainer.mined = {}
         self.on_event(event)
         if self.logs is not None:
@@ -240,10 +238,10 @@ class _Run:
 
     def _validate_start(self) -> None:
         """What training must beat: the weights that it begins at are the best until then."""
-        self.start, first = self._recall()
-        if self.start is not None:
-            self._keep(self.start, first, 0)
-            self.on_event(EpochDone(0, math.nan, self.start, True))
+        self.at.start, first = self._recall()
+        if self.at.start is not None:
+            self._keep(self.at.start, first, 0)
+            self.on_event(EpochDone(0, math.nan, self.at.start, True))
 
     def _recall(self) -> tuple[float | None, float]:
         """Validation's mean R@k, and its R@1, which tells spaces apart whose R@k is the same."""
@@ -253,93 +251,47 @@ class _Run:
 
     def _better(self, recall: float | None, first: float) -> bool:
         """Whether these are the best weights so far; of two alike the earlier, but not what it began at."""
-        if recall is None or self.best is None:
+        if recall is None or self.at.best is None:
             return True
-        found, best = (recall, first), (self.best, self.best_first)
-        return found > best or (found == best and not self.best_epoch)
+        found, best = (recall, first), (self.at.best, self.at.best_first)
+        return found > best or (found == best and not self.at.best_epoch)
 
     def _keep(self, recall: float | None, first: float, epoch: int) -> None:
-        self.best, self.best_first, self.best_epoch = recall, first, epoch
+        self.at.best, self.at.best_first, self.at.best_epoch = recall, first, epoch
         state = self.space.state_dict().items()
-        self.best_weights = {name: value.detach().cpu().clone() for name, value in state}
+        self.at.best_weights = {name: value.detach().cpu().clone() for name, value in state}
 
     def _over(self) -> Stopped | None:
         patience = self.options.patience
-        if self.validation is not None and patience and self.epoch - self.best_epoch >= patience:
+        if self.validation is not None and patience and self.at.epoch - self.at.best_epoch >= patience:
             return Stopped.PATIENCE
-        return Stopped.EPOCHS if self.epoch >= self.options.epochs else None
+        return Stopped.EPOCHS if self.at.epoch >= self.options.epochs else None
 
     def _interrupted(self) -> TrainingStopped:
         self._look()
         path = self.save()
-        done = f"in epoch {self.epoch + 1} of {self.options.epochs}, after step {self.trainer.number}"
+        done = f"in epoch {self.at.epoch + 1} of {self.options.epochs}, after step {self.trainer.number}"
         return TrainingStopped(
             f"stopped {done}; saved {path}", hint="give the same command with --resume to go on from there"
         )
 
     def _finish(self) -> None:
-        self.space.load_state_dict(self.best_weights)
+        self.space.load_state_dict(self.at.best_weights)
         self.space.to("cpu").eval()
 
     def save(self) -> Path:
         """A checkpoint of now; its path. Every rank must call it, the first writes."""
         self._look()
-        trainer = self.trainer
-        moments, rest = files.flat_optimizer(trainer.optimizer)
-        parts: dict[str, dict[str, Tensor]] = {
-            "model": dict(self.space.state_dict()),
-            "best": self.best_weights,
-            "optimizer": moments,
-            "ema": trainer.ema.state() if trainer.ema else {},
-            "mined": {f"{a}.{b}": torch.from_numpy(found) for (a, b), found in trainer.mined.items()},
-        }
-        tensors = {
-            f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()
-        }
-        facts = {
-            **self.digests,
-            "options": self.options.to_json(),
-            "world": self.ranks.world,
-            "epoch": self.epoch,
-            "position": self.position,
-            "loss": [self.loss_sum, self.loss_steps],
-            "best": [self.best, self.best_first, self.best_epoch],
-            "start": self.start,
-            "history": [asdict(event) for event in self.history],
-            "number": trainer.number,
-            "ema_steps": trainer.ema.steps if trainer.ema else 0,
-            "optimizer": rest,
-            "scaler": trainer.scaler.state_dict(),
-            "random": self.ranks.everyone(files.random_state(trainer.device)),
-            "generators": self.ranks.everyone(files.generator_state(trainer.generator)),
-        }
+        found = checkpoint_of(self.trainer, self.at, self.digests)
         path = self.folder / "none"
         if self.ranks.first:
-            path = files.save_checkpoint(self.folder, trainer.number, files.Checkpoint(tensors, facts))
+            path = files.save_checkpoint(self.folder, self.trainer.number, found)
             self.on_event(CheckpointSaved(path))
         return self.ranks.from_first(path)
 
-    def restore(self, path: Path, found: files.Checkpoint) -> None:
+    def restore(self, found: files.Checkpoint) -> None:
         """Go on where a checkpoint was made. TrainingError where it is of another run."""
-        trainer, facts = self.trainer, found.facts
-        files.check_same(facts, options=self.options.to_json(), world=self.ranks.world, **self.digests)
-        self.space.load_state_dict(found.part("model"))
-        files.fill_optimizer(trainer.optimizer, found.part("optimizer"), facts["optimizer"])
-        if trainer.ema:
-            trainer.ema.load(found.part("ema"), facts["ema_steps"])
-        if trainer.scaler.is_enabled():
-            trainer.scaler.load_state_dict(facts["scaler"])
-        ways = {tuple(Modality(m) for m in n.split(".")): v.numpy() for n, v in found.part("mined").items()}
-        trainer.mined = {(way[0], way[1]): value for way, value in ways.items()}
-        trainer.number = facts["number"]
-        self.epoch, self.position = facts["epoch"], facts["position"]
-        self.loss_sum, self.loss_steps = facts["loss"]
-        self.best, self.best_first, self.best_epoch = facts["best"]
-        self.start = facts["start"]
-        self.best_weights = found.part("best")
-        self.history = [EpochDone(**event) for event in facts["history"]]
-        files.restore_random(facts["random"][self.ranks.rank], trainer.device)
-        files.restore_generator(trainer.generator, facts["generators"][self.ranks.rank])
+        self.at = restored(self.trainer, found, self.digests)
 
 
 def _check(source: Source, data: TrainingData, options: TrainOptions) -> None:
@@ -374,30 +326,3 @@ def _own_random(placement: Placement, seed: int) -> Iterator[None]:
         finally:
             random.setstate(before[0])
             np.random.set_state(before[1])
-
-
-def _data_digest(source: Source, data: TrainingData) -> str:
-    found = hashlib.sha256()
-    for examples in (data.train, data.validation):
-        arrays: dict[str, Any] = {m.value: examples.contents[m] for m in sorted(examples.contents)}
-        arrays |= {"labels": examples.labels, "weights": examples.weights}
-        for name, values in (
-            *arrays.items(),
-            *((f"teacher {m}", data.teacher[m]) for m in sorted(data.teacher)),
-        ):
-            found.update(f"{name} {values.shape} {values.dtype};".encode())
-            found.update(np.ascontiguousarray(values).tobytes())
-    features = getattr(source, "frozen", source)
-    if isinstance(features, FeatureSource):
-        found.update(features.digest().encode())
-    return found.hexdigest()
-
-
-def _frozen_digest(space: SharedSpace) -> str:
-    """SHA-256 of all that training leaves alone."""
-    found = hashlib.sha256()
-    for name, value in space.named_parameters():
-        found.update(f"{name} {tuple(value.shape)} {value.requires_grad};".encode())
-        if not value.requires_grad:
-            found.update(value.detach().float().cpu().numpy().tobytes())
-    return found.hexdigest()

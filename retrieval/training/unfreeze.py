@@ -6,22 +6,25 @@ Imports torch. How a backbone and its head are trained together stands in finetu
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
-from typing import Any
+from itertools import zip_longest
 
 import torch
 from torch import nn
 
 from indexer.errors import ConfigError, TrainingError
 from indexer.types import Modality
-from retrieval.models.starter.backbones import MiniLM, SoundNet
 
 RANK = 8  # of LoRA's matrices where the user names none
 _LORA = re.compile(r"lora(\d+)?")
-AFTER = re.compile(r"(^|[._])(proj|projection|ln_post|ln_final|norm_head|pooler|head)([._]|$)")
+# What a module or parameter beside the blocks is, by its name.
+NUMBERED = re.compile(r"(layer|stage|block)s?_?\d+")  # blocks that are no list, such as a ResNet's
+BEFORE = re.compile(r"embed|relative|batch_norm")  # of inputs, wherever it was made
+AFTER = re.compile(r"(^|_)(proj|projection|ln_post|ln_final|norm_head|pooler|head)(_|$)")
+UNUSED = re.compile(r"classifiers?$")
 QUERY_OR_VALUE = ("query", "value", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v", "qkv")
 
 
@@ -90,22 +93,28 @@ def tunable(backbone: nn.Module, unfreeze: Unfreeze, *, seed: int = 0) -> list[n
     """Freeze `backbone` but for what is asked for, in place, and give that: the parameters that will learn.
 
     LoRA puts its matrices into the backbone, drawn from `seed` and changing no output yet; `merged` takes
-    them out again. TrainingError for more blocks than there are, or a network of unknown make; ConfigError
-    where LoRA's library is missing.
+    them out again. TrainingError for more blocks than there are, or no matrix that LoRA could add to;
+    ConfigError where LoRA's library is missing.
     """
     backbone.requires_grad_(False)
-    parts = _parts(backbone)
     if unfreeze.kind is UnfreezeKind.LORA:
         return _add_lora(backbone, unfreeze, seed)
+    parts = _parts(backbone)
+    if unfreeze.blocks and not parts.blocks:
+        raise TrainingError(
+            f"the last {unfreeze.blocks} blocks of a network of type {type(backbone).__name__} cannot be "
+            "unfrozen: it has no row of like blocks",
+            hint="ask for all, or leave it out of --unfreeze; its head is trained all the same",
+        )
     if unfreeze.blocks > len(parts.blocks):
         raise TrainingError(
             f"the network has {len(parts.blocks)} blocks, {unfreeze.blocks} were to be unfrozen",
             hint=f"ask for {len(parts.blocks)} at most, or for all",
         )
     if unfreeze.kind is UnfreezeKind.ALL:
-        chosen = [*parts.stem, *(one for block in parts.blocks for one in block)]
+        chosen = [*parts.stem, *(one for block in parts.blocks for one in block), *parts.after]
     else:
-        chosen = [one for block in parts.blocks[-unfreeze.blocks :] for one in block]
+        chosen = [*(one for block in parts.blocks[-unfreeze.blocks :] for one in block), *parts.after]
     for parameter in chosen:
         parameter.requires_grad_(True)
     return chosen
@@ -113,71 +122,57 @@ def tunable(backbone: nn.Module, unfreeze: Unfreeze, *, seed: int = 0) -> list[n
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """A network's parameters: before its blocks, and block by block from input to output.
+    """A network's parameters from input to output; without blocks everything is `stem`.
 
-    What comes after the last block counts as part of it. Classifiers, which no feature depends on, are left
-    out.
+    Classifiers, which no feature depends on, are left out.
     """
 
     stem: list[nn.Parameter]
     blocks: list[list[nn.Parameter]]
+    after: list[nn.Parameter]  # they learn with the last block
 
 
 def _parts(backbone: nn.Module) -> _Parts:
-    """TrainingError for a network in which no row of like blocks is found."""
-    for module in backbone.modules():
-        if isinstance(module, MiniLM):
-            return _of([module.words, module.places, module.kinds, module.norm], module.body)
-        if isinstance(module, SoundNet):
-            return _of([], module.body)
-        timm: Any = module
-        if hasattr(module, "conv_head") and hasattr(module, "blocks"):  # EfficientNet: a block is a stage
-            parts = _of([timm.conv_stem, timm.bn1], timm.blocks)
-            parts.blocks[-1].extend([*timm.conv_head.parameters(), *timm.bn2.parameters()])
-            return parts
-    return _found_parts(backbone)
-
-
-def _of(stem: Iterable[nn.Module], blocks: Iterable[nn.Module]) -> _Parts:
-    return _Parts(
-        [one for part in stem for one in part.parameters()], [[*block.parameters()] for block in blocks]
-    )
-
-
-def _found_parts(backbone: nn.Module) -> _Parts:
-    """The parts of a network whose make is not known: its blocks are the largest row of modules of one class,
-    and what was made after them, or projects into the space, comes after them.
+    """A network's blocks are its largest row of like modules; what was made after them, or by its name
+    projects into the space, comes after them, unless its name says that it reads inputs.
     """
-    row = _blocks_of(backbone)
-    inside = {id(one) for one in row.parameters()}
-    blocks = [[*block.parameters()] for block in row.children()]
+    path, row = _row_of(backbone)
+    blocks = [[*block.parameters()] for block in row]
+    inside = {id(one) for block in blocks for one in block}
     stem: list[nn.Parameter] = []
+    after: list[nn.Parameter] = []
     passed = False
     for name, parameter in backbone.named_parameters():
+        first = _beside(name, path)
         if id(parameter) in inside:
             passed = True
-        elif passed or AFTER.search(name):
-            blocks[-1].append(parameter)
+        elif UNUSED.search(first):
+            continue
+        elif blocks and not BEFORE.search(first) and (passed or AFTER.search(first)):
+            after.append(parameter)
         else:
             stem.append(parameter)
-    return _Parts(stem, blocks)
+    return _Parts(stem, blocks, after)
 
 
-def _blocks_of(backbone: nn.Module) -> nn.Module:
-    """The module whose children are a network's blocks. TrainingError where there is none."""
-    rows = [
-        module
-        for module in backbone.modules()
-        if isinstance(module, nn.ModuleList | nn.Sequential)
-        and len(module) > 1
-        and len({type(child) for child in module}) == 1
-    ]
-    if not rows:
-        raise TrainingError(
-            f"a backbone of type {type(backbone).__name__} cannot be unfrozen: its blocks are not known",
-            hint="leave it out of --unfreeze; its head is trained all the same",
-        )
-    return max(rows, key=lambda row: sum(one.numel() for one in row.parameters()))
+def _row_of(backbone: nn.Module) -> tuple[str, list[nn.Module]]:
+    """The modules that are a network's blocks, and the path of the first; an empty list where none are."""
+    found: tuple[str, list[nn.Module]] = ("", [])
+    most = 0
+    for path, module in backbone.named_modules():
+        children = dict(module.named_children())
+        if not isinstance(module, nn.ModuleList | nn.Sequential):
+            children = {name: child for name, child in children.items() if NUMBERED.fullmatch(name)}
+        size = sum(one.numel() for child in children.values() for one in child.parameters())
+        if len(children) > 1 and len({type(child) for child in children.values()}) == 1 and size > most:
+            most, found = size, (f"{path}.{next(iter(children))}".lstrip("."), [*children.values()])
+    return found
+
+
+def _beside(name: str, path: str) -> str:
+    """The first word in a parameter's name where it parts from a module's path."""
+    words, others = name.split("."), path.split(".")
+    return next((word for word, other in zip_longest(words, others) if word and word != other), words[-1])
 
 
 def _add_lora(backbone: nn.Module, unfreeze: Unfreeze, seed: int) -> list[nn.Parameter]:
@@ -185,9 +180,12 @@ def _add_lora(backbone: nn.Module, unfreeze: Unfreeze, seed: int) -> list[nn.Par
         raise ConfigError("LoRA needs the package peft", hint="uv pip install 'triptych[finetune]'")
     from peft import LoraConfig, inject_adapter_in_model
 
-    config = LoraConfig(
-        r=unfreeze.rank, lora_alpha=unfreeze.alpha, target_modules=_lora_targets(backbone), bias="none"
-    )
+    targets = _lora_targets(backbone)
+    if not targets:
+        raise TrainingError(
+            f"LoRA finds no matrix in a network of type {type(backbone).__name__}", hint="ask for all instead"
+        )
+    config = LoraConfig(r=unfreeze.rank, lora_alpha=unfreeze.alpha, target_modules=targets, bias="none")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(config, backbone)
@@ -195,25 +193,37 @@ def _add_lora(backbone: nn.Module, unfreeze: Unfreeze, seed: int) -> list[nn.Par
 
 
 def _lora_targets(backbone: nn.Module) -> list[str]:
-    """The names of queries and values of attention, as in the paper; of attention that keeps both in one
-    matrix of its own, the block's other matrices; of convolutional networks, the convolutions that mix
-    channels. All of them inside blocks.
+    """The names of matrices that get an addition, block by block: queries and values of attention, as in the
+    paper; in a block without them, or whose attention keeps them in one matrix that no module holds, its
+    other matrices, or the convolutions that mix channels.
     """
-    inside = {id(one) for block in _parts(backbone).blocks for one in block}
-    found = [
-        (name, module)
-        for name, module in backbone.named_modules()
-        if isinstance(module, nn.Linear | nn.Conv2d) and id(module.weight) in inside
-    ]
-    attention = [name for name, _ in found if name.rpartition(".")[2] in QUERY_OR_VALUE]
-    if attention:
-        return attention
     # torch's own attention reads its last matrix without calling it: nothing can be added there.
     fused = {
         f"{name}.out_proj" for name, m in backbone.named_modules() if isinstance(m, nn.MultiheadAttention)
     }
-    linear = [name for name, module in found if isinstance(module, nn.Linear) and name not in fused]
-    convolutions = [name for name, m in found if isinstance(m, nn.Conv2d) and m.groups == 1]
+    layers = [
+        (name, module)
+        for name, module in backbone.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d) and name not in fused
+    ]
+
+    def within(parameters: Sequence[nn.Parameter]) -> list[tuple[str, nn.Module]]:
+        inside = {id(one) for one in parameters}
+        return [(name, module) for name, module in layers if id(module.weight) in inside]
+
+    parts = _parts(backbone)
+    blocks = [within(block) for block in parts.blocks or [parts.stem]]
+    attention = [[name for name, _ in block if name.rpartition(".")[2] in QUERY_OR_VALUE] for block in blocks]
+    blocks[-1] += within(parts.after)
+    return [
+        name for chosen, block in zip(attention, blocks, strict=True) for name in chosen or _mixing(block)
+    ]
+
+
+def _mixing(layers: Sequence[tuple[str, nn.Module]]) -> list[str]:
+    """The names of one block's matrices, or of its convolutions that mix channels: whichever are more."""
+    linear = [name for name, module in layers if isinstance(module, nn.Linear)]
+    convolutions = [name for name, m in layers if isinstance(m, nn.Conv2d) and m.groups == 1]
     return linear if len(linear) > len(convolutions) else convolutions
 
 
@@ -235,8 +245,3 @@ def merged(backbone: nn.Module) -> nn.Module:
         if hasattr(module, "peft_config"):
             del module.peft_config
     return backbone
-
-
-def describe(unfreeze: Mapping[Modality, Unfreeze]) -> str:
-    """The words that `parse_unfreeze` reads back."""
-    return ",".join(f"{modality}:{one}" for modality, one in unfreeze.items())

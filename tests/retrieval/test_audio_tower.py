@@ -12,7 +12,7 @@ import pytest
 
 from indexer.types import FloatArray, Modality
 from retrieval.encoders.audio import AudioPreparer
-from retrieval.models.registry import Model
+from retrieval.models.model import Model
 from retrieval.models.starter.weights import AISFX, locate
 from tests.conformance import PARITY, check_encoder, parity
 from tests.media import RATE, sounds

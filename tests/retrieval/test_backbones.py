@@ -18,7 +18,7 @@ from retrieval.config import cache_dir
 from retrieval.models import backbones
 from retrieval.models.backbones import BACKBONES, backbone_of, base_head, feature_bundle, feature_tower
 from retrieval.models.bundle import Bundle, HeadRef, ModelSpec, write_bundle
-from retrieval.models.registry import Model
+from retrieval.models.model import Model
 from retrieval.models.starter import weights
 from retrieval.models.starter.spec import starter_spec
 

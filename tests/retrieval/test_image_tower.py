@@ -9,7 +9,7 @@ import pytest
 
 from indexer.types import FloatArray, Modality
 from retrieval.encoders.image import Fit, ImagePreparer
-from retrieval.models.registry import Model
+from retrieval.models.model import Model
 from tests.conformance import PARITY, check_encoder, parity
 from tests.media import RGB, photographs
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +20,12 @@ from retrieval.models.backbones import backbone_of, base_head
 from retrieval.models.bridge_types import BridgeOptions, BridgeReport, Method
 from retrieval.models.bundle import Bundle, ModelSpec, link_or_copy, write_bundle
 from retrieval.models.captions.bank import captions
-from retrieval.models.families.build import write_family
 from retrieval.models.join import bridge_models, join, read_texts, sound_files, sound_vectors
-from retrieval.models.registry import Model, find_model
+from retrieval.models.model import Model
+from retrieval.models.registry import find_model
 from retrieval.models.trained import load_heads
 from tests.media import sounds
-from tests.retrieval.families.clap_models import write_clap
+from tests.retrieval.conftest import PulledClap
 
 IMAGE, TEXT, AUDIO = Modality.IMAGE, Modality.TEXT, Modality.AUDIO
 TEXTS = [one.text for one in captions()[::16]]
@@ -44,8 +48,11 @@ def without_sounds(starter: Model, folder: Path) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
+def home(pulled_clap: PulledClap, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home of this file's own, whose cache holds the CLAP model."""
+    folder = tmp_path_factory.mktemp("home")
+    shutil.copytree(pulled_clap.home / "cache", folder / "cache", copy_function=os.link)
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -59,12 +66,8 @@ def pictures(starter: Model, tmp_path_factory: pytest.TempPathFactory) -> Bundle
 
 
 @pytest.fixture(scope="module")
-def clap(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    folder = tmp_path_factory.mktemp("clap")
-    write_clap(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRIPTYCH_HOME", str(home))
-        return write_family(NAME, "clap", folder)
+def clap(pulled_clap: PulledClap) -> Bundle:
+    return pulled_clap.bundle
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,22 @@ def joined(home: Path, pictures: Bundle, clap: Bundle) -> tuple[Bundle, BridgeRe
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRIPTYCH_HOME", str(home))
         return join(pictures, clap, name="mm", texts=TEXTS, options=RIDGE)
+
+
+@contextmanager
+def no_graphs() -> Iterator[list[str]]:
+    """Names of graphs that would have been exported, in place of exporting them: the space hangs on none."""
+    asked: list[str] = []
+
+    def export_tower(_network: object, path: Path, _preparer: object, *, head: object) -> None:
+        assert head is not None
+        asked.append(path.name)
+        for name in (path.name, f"{path.name}.data"):
+            (path.parent / name).write_bytes(b"a graph")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("retrieval.models.join.export_tower", export_tower)
+        yield asked
 
 
 def test_the_joined_model_has_all_modalities_in_one_space(
@@ -126,9 +145,16 @@ def test_the_library_s_files_come_along(joined: tuple[Bundle, BridgeReport], cla
 
 
 def test_the_same_inputs_give_the_same_space(
-    joined: tuple[Bundle, BridgeReport], pictures: Bundle, clap: Bundle
+    joined: tuple[Bundle, BridgeReport],
+    pictures: Bundle,
+    clap: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    again, report = join(pictures, clap, name="mm", texts=TEXTS, options=RIDGE)
+    monkeypatch.setenv("TRIPTYCH_HOME", str(tmp_path))
+    with no_graphs() as asked:
+        again, report = join(pictures, clap, name="mm", texts=TEXTS, options=RIDGE)
+    assert asked == ["audio.onnx"]
     assert again.spec.space_id == joined[0].spec.space_id
     assert report == joined[1]
 
@@ -150,7 +176,8 @@ def test_a_starter_s_own_head_comes_before_the_bridge(
     cosines = (tower.encode(tensors) * starter.tower(AUDIO).encode(tensors)).sum(axis=1)
     assert cosines.min() > 0.6
     assert report.centred == 0
-    moved, said = join(pictures, starter.bundle, name="own", texts=TEXTS, options=RIDGE, sounds=paths)
+    with no_graphs():
+        moved, said = join(pictures, starter.bundle, name="moved", texts=TEXTS, options=RIDGE, sounds=paths)
     assert said.centred == 2
     assert moved.spec.space_id != bundle.spec.space_id
     assert sound_vectors(starter.bundle, paths).shape == (2, 384)
@@ -168,13 +195,29 @@ def test_what_cannot_be_joined_is_refused(starter: Model, pictures: Bundle, tmp_
         sound_files(tmp_path)
 
 
+def test_a_model_is_not_joined_with_what_was_joined_from_it(
+    joined: tuple[Bundle, BridgeReport], pictures: Bundle, clap: Bundle
+) -> None:
+    for one in (pictures, clap):
+        for pair in ((one, joined[0]), (joined[0], one)):
+            with pytest.raises(ModelError, match="mm was joined from"):
+                join(*pair, name="again")
+
+
 def test_by_name_as_the_command_calls_it(pictures: Bundle, clap: Bundle, tmp_path: Path) -> None:
     lines = tmp_path / "texts.txt"
     lines.write_text("\n\n".join(TEXTS[:250]) + "\n", encoding="utf-8")
-    report = bridge_models(str(pictures.folder), NAME, name="named", texts=lines, method="procrustes")
+    with no_graphs():
+        report = bridge_models(str(pictures.folder), NAME, name="named", texts=lines, method="procrustes")
     assert report.chosen is Method.PROCRUSTES
     assert sum(report.captions.values()) == 250
     assert report.lines()[-1] == f"audio of {NAME} now lies in the space of pictures"
     assert set(find_model("named").modalities) == {IMAGE, TEXT, AUDIO}
+    with no_graphs():  # the same two, so the name may go over
+        bridge_models(str(pictures.folder), NAME, name="named", texts=lines, method="ridge")
+    assert find_model("named").bundle.spec.provenance["bridge"]["chosen"] == "ridge"
+    with pytest.raises(ConfigError, match="'pictures' belongs to another model") as caught:
+        bridge_models(str(pictures.folder), NAME, name="pictures", texts=lines)
+    assert "--name" in (caught.value.hint or "")
     with pytest.raises(ConfigError, match="expected one of auto, ridge, procrustes, contrastive"):
         bridge_models(str(pictures.folder), NAME, name="named", method="magic")

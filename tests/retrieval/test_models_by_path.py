@@ -17,9 +17,10 @@ from indexer.types import Modality
 from retrieval.config import Settings, cache_dir
 from retrieval.encoders.tower import first_units
 from retrieval.indexing import update_index
-from retrieval.models import registry
+from retrieval.models import cache, registry
 from retrieval.models.bundle import SPEC, Bundle, HeadRef, ModelSpec, canonical_json, write_bundle
-from retrieval.models.registry import Model, find_model, list_models, load_model, load_space
+from retrieval.models.model import Model
+from retrieval.models.registry import find_model, list_models, load_model, load_space
 from retrieval.models.starter.spec import starter_spec
 from retrieval.query.searcher import Searcher
 
@@ -44,6 +45,7 @@ def made(
 
     def fill(work: Path) -> ModelSpec:
         (work / "text.onnx").write_bytes(graph(seed))
+        (work / "tokenizer.json").write_bytes(b"{}")
         (work / "heads.safetensors").write_bytes(b"heads")
         text = starter_spec().towers[1]
         head = HeadRef("birds-text", hashlib.sha256(seed.encode()).hexdigest())
@@ -105,12 +107,28 @@ def test_a_graph_reads_no_other_file(home: Path, tmp_path: Path, weights: str, w
 
     def fill(work: Path) -> ModelSpec:
         (work / "text.onnx").write_bytes(graph("a", weights=weights))
+        (work / "tokenizer.json").write_bytes(b"{}")
         return ModelSpec("birds", (replace(starter_spec().towers[1], graph="text.onnx"),))
 
     bundle = write_bundle(tmp_path / "birds", fill)
     with pytest.raises(ModelError, match=words):
         load_model(str(bundle.folder))
     assert not [info for info in list_models() if info.path]
+
+
+def test_an_int8_graph_of_the_kept_model_stays(home: Path, tmp_path: Path) -> None:
+    bundle = made(tmp_path / "birds")
+    kept = load_model(str(bundle.folder)).bundle
+
+    def fill(work: Path) -> ModelSpec:
+        for name in kept.spec.files:
+            shutil.copyfile(kept.path(name), work / name)
+        (work / "small.onnx").write_bytes(graph("small"))
+        tower = replace(kept.spec.towers[0], quantised="small.onnx")
+        return replace(kept.spec, towers=(tower,), provenance={"int8": {"calibrated": 20}})
+
+    cache.store(kept.spec.space_id, fill)
+    assert load_model(str(bundle.folder)).bundle.spec.towers[0].quantised == "small.onnx"
 
 
 def test_damage_is_told_before_it_is_kept(home: Path, tmp_path: Path) -> None:
@@ -132,6 +150,44 @@ def test_damage_is_told_before_it_is_kept(home: Path, tmp_path: Path) -> None:
         with pytest.raises(ModelNotFound, match="holds no model"):
             load_model(name)
     assert [info.path for info in list_models()] == [None]
+
+
+def test_a_bundle_without_a_file_that_a_tower_names_is_not_kept(home: Path, tmp_path: Path) -> None:
+    def fill(work: Path) -> ModelSpec:
+        for name in ("text.onnx", "small.xml"):
+            (work / name).write_bytes(graph("a"))
+        tower = replace(starter_spec().towers[1], head=None, graph="text.onnx", quantised="small.xml")
+        return ModelSpec("birds", (tower,))
+
+    bundle = write_bundle(tmp_path / "birds", fill)
+    with pytest.raises(ModelError, match=r"small\.xml\.data is not among .*tokenizer\.json is not among"):
+        load_model(str(bundle.folder))
+
+
+def test_names_of_a_kept_model_stay_and_others_are_added(home: Path, tmp_path: Path) -> None:
+    kept = load_model(str(made(tmp_path / "birds").folder))
+    cache.rename(kept.bundle, "mine")
+    load_model(str(made(tmp_path / "again", name="fowl").folder))
+    (info,) = [info for info in list_models() if info.path]
+    assert info.names == ("mine", "birds", "fowl")
+    for name in info.names:
+        assert find_model(name).bundle.verify() == []
+    made_again = load_model(str(made(tmp_path / "third", name="fowl", nested=()).folder))
+    assert made_again.bundle.spec.nested == ()
+    assert made_again.bundle.spec.names == info.names
+
+
+def test_a_name_goes_over_to_the_model_that_is_called_so(home: Path, tmp_path: Path) -> None:
+    one, two = (load_model(str(made(tmp_path / seed, seed=seed).folder)) for seed in "ab")
+    cache.rename(two.bundle, "birds")
+    assert find_model("birds").path == two.path
+    assert find_model(one.space_id[:12]).name == one.space_id[:16]
+    assert load_model(str(tmp_path / "a")).path == one.path
+    assert find_model("birds").path == two.path
+    three = load_model(str(made(tmp_path / "c", seed="c").folder))
+    cache.rename(three.bundle, "mine")  # and not "birds", which is another's here
+    assert find_model("birds").path == two.path
+    assert find_model("mine").path == three.path
 
 
 def test_what_an_index_says_is_never_a_path(

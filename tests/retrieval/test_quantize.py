@@ -55,7 +55,7 @@ def test_an_int8_graph_lies_beside_the_other_and_the_space_stays(
     with pytest.raises(ConfigError, match="no int8 graph") as caught:
         before.for_indexing(Placement("cpu", precision="int8"))
     assert "triptych models quantize starter" in (caught.value.hint or "")
-    report = quantize_model("starter", pictures)
+    report = quantize_model("starter", pictures, seconds=3)
     after = find_model("starter")
     assert after.space_id == before.space_id
     assert after.bundle.verify() == []
@@ -79,7 +79,7 @@ def test_too_few_pictures(tmp_path: Path, pictures: Path) -> None:
     (pictures / "0.png").unlink()
     (pictures / "1.png").write_bytes(b"no picture")
     with pytest.raises(ConfigError, match="14 pictures that can be read, expected 16"):
-        quantize_model("starter", pictures)
+        quantize_model("starter", pictures, seconds=3)
     with pytest.raises(ConfigError, match="is not there"):
         quantize_model("starter", tmp_path / "nowhere")
 

@@ -13,8 +13,9 @@ import pytest
 
 from indexer.errors import ModelError, ModelNotFound, WeightsMissing
 from indexer.types import Modality
-from retrieval.models import registry
-from retrieval.models.registry import Model, find_model, list_models, load_model, model_spec
+from retrieval.models import cache
+from retrieval.models.model import Model
+from retrieval.models.registry import find_model, list_models, load_model, model_spec
 from retrieval.models.starter import build, weights
 from retrieval.models.starter.spec import starter_spec
 from retrieval.runtime.onnx import OnnxRuntime
@@ -273,5 +274,5 @@ def test_a_file_that_is_no_graph_is_a_model_error(tmp_path: Path) -> None:
 
 def test_the_lock_is_not_left_behind(home: Path, quick: list[str]) -> None:
     load_model("starter")
-    with registry._lock():
+    with cache.swapping(), cache.swapping("starter"):
         assert find_model("starter").name == "starter"

@@ -12,7 +12,7 @@ from indexer.types import Modality
 from retrieval.encoders import text as text_module
 from retrieval.encoders.text import TextPreparer
 from retrieval.encoders.text_cuts import as_unicode, open_tokenizer
-from retrieval.models.registry import Model
+from retrieval.models.model import Model
 from retrieval.models.starter.weights import MINILM_TOKENIZER, locate
 from tests.conformance import PARITY, check_encoder, check_plan, parity
 

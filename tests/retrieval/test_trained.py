@@ -21,7 +21,7 @@ from indexer.types import Modality, Preparer
 from retrieval.models import trained
 from retrieval.models.backbones import BACKBONES, backbone_of
 from retrieval.models.bundle import Bundle, ModelSpec, write_bundle
-from retrieval.models.registry import Model
+from retrieval.models.model import Model
 from retrieval.models.starter.spec import starter_spec
 from retrieval.models.starter.weights import MINILM_TOKENIZER, locate
 from retrieval.models.trained import (

@@ -220,11 +220,17 @@ def no_safetensors(listing: Listing, folder: str, wanted: str) -> ModelError:
     wanted = f"{folder}/{wanted}" if folder else wanted
     if not pickles:
         return ModelError(f"{listing.where} has no weights: {wanted} is missing")
+    if isinstance(listing, Folder):
+        hint = f"convert them where you trust them: load the model with its library, and save it as {wanted}"
+    else:
+        hint = (
+            f"ask its authors for {wanted}; the hub's conversion bot may have proposed one already: look at "
+            "the repository's pull requests and name that one with @refs/pr/N"
+        )
     return ModelError(
         f"{listing.where} has its weights only as {', '.join(pickles)}, "
         "which can run a stranger's code while it is read and is never opened here",
-        hint=f"ask its authors for {wanted}; the hub's conversion bot may have proposed one already: look at "
-        "the repository's pull requests and name that one with @refs/pr/N",
+        hint=hint,
     )
 
 

@@ -9,15 +9,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from indexer.errors import ModelError
-from indexer.types import Modality
+from indexer.types import Modality, Preparer
 from retrieval.encoders.described import preparer_of
 from retrieval.models.bundle import Bundle, ModelSpec, TowerSpec, link_or_copy
+from retrieval.models.cache import store
 from retrieval.models.families.family import family
-from retrieval.models.registry import store
 from retrieval.models.versions import versions
+
+if TYPE_CHECKING:
+    from torch import nn
 
 SOURCE = "source"  # the bundle's folder with the library's own files
 PACKAGES = ("triptych", "torch", "open-clip-torch", "sentence-transformers", "transformers", "timm", "onnx")
@@ -76,6 +79,8 @@ def _export_all(
     work: Path, towers: Sequence[TowerSpec], trust_remote_code: bool, say: Progress
 ) -> tuple[tuple[TowerSpec, ...], dict[str, str]]:
     """Every tower with its graph in `work`, and why those without one have none."""
+    from retrieval.models.export import export_tower
+
     written: list[TowerSpec] = []
     refused: dict[str, str] = {}
     for number, tower in enumerate(towers):
@@ -84,8 +89,17 @@ def _export_all(
             family(tower.family).write_tokenizer(
                 work / SOURCE, work / tower.tokenizer, trust_remote_code=trust_remote_code
             )
+        preparer = preparer_of(
+            tower.modality, tower.preprocessing, tower.window, tokenizer=str(work / tower.tokenizer)
+        )
+        network = family(tower.family).load(
+            work / SOURCE, tower.modality, trust_remote_code=trust_remote_code
+        )
+        _check_width(network, preparer, tower)
+        graph = f"{tower.modality.value}.onnx"
         try:
-            written.append(_export(work, tower, trust_remote_code))
+            export_tower(network, work / graph, preparer)
+            written.append(replace(tower, graph=graph))
         except Exception as error:  # the exporter has no one type for what it does not know
             for path in work.glob(f"{tower.modality.value}.onnx*"):
                 path.unlink()
@@ -100,13 +114,14 @@ def _licensed(tower: TowerSpec, licence: str) -> TowerSpec:
     return replace(tower, weights=tuple(replace(w, licence=w.licence or licence) for w in tower.weights))
 
 
-def _export(work: Path, tower: TowerSpec, trust_remote_code: bool) -> TowerSpec:
-    from retrieval.models.export import export_tower
+def _check_width(network: nn.Module, preparer: Preparer, tower: TowerSpec) -> None:
+    """ModelError where a network gives other than the numbers that its configuration says."""
+    from retrieval.models.export import width_of
 
-    graph = f"{tower.modality.value}.onnx"
-    preparer = preparer_of(
-        tower.modality, tower.preprocessing, tower.window, tokenizer=str(work / tower.tokenizer)
-    )
-    network = family(tower.family).load(work / SOURCE, tower.modality, trust_remote_code=trust_remote_code)
-    export_tower(network, work / graph, preparer)
-    return replace(tower, graph=graph)
+    found = width_of(network, preparer)
+    if found != tower.dim:
+        raise ModelError(
+            f"the {tower.modality} tower of {tower.backbone} gives {found} numbers, its configuration says "
+            f"{tower.dim}",
+            hint="correct the configuration, or pull another model",
+        )

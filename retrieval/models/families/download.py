@@ -59,13 +59,15 @@ class Source:
     family: str
     licence: str  # as its card says; "": not said
     origins: tuple[Origin, ...] = ()  # the model's first, then its tokenizer's; none of a local folder
+    copied: str = ""  # the repository and revision that the user copied by hand, as the advice said
 
     def provenance(self) -> dict[str, Any]:
         """For model.json."""
-        return {
+        said: dict[str, Any] = {
             "licence": self.licence or "not said",
             "repositories": [{"repo": one.repo, "commit": one.commit} for one in self.origins],
         }
+        return said | ({"copied by hand from": self.copied} if self.copied else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,27 +108,51 @@ def fetch(
     """Bring a part's files into the empty folder `into`: downloaded and checked, or copied from a folder.
 
     `agree` hears the licence, "" where none is said, before anything large moves. ModelError says what is
-    missing or refused, and without a network which files to copy where; ConfigError what is wrong with the
-    name.
+    missing or refused, and without a network which files to copy where, from where they are taken the next
+    time; ConfigError what is wrong with the name.
     """
     if part.path is not None:
         return _from_folder(part, into, trust_remote_code, agree)
     wanted = _wanted(part)
     hub = Hub.from_environment(token)
-    with _advice(part, wanted):
-        repository = hub.open(wanted.repo, part.revision)
-        if agree:
-            agree(repository.licence)
-        with _conversions(part, repository):
-            names = choose(
-                part.family, repository, weights=wanted.weights, trust_remote_code=trust_remote_code
-            )
-        files = [_File(repository, name, _placed(part.family, name)) for name in names]
-        config = None
-        if part.family == "openclip":
-            config = _openclip_config(repository, wanted)
-            files += _text_files(hub, repository, config)
-        _bring(files, into, progress or (lambda _step, _share: None))
+    try:
+        return _from_hub(
+            part,
+            wanted,
+            hub=hub,
+            into=into,
+            progress=progress or (lambda _step, _share: None),
+            trust_remote_code=trust_remote_code,
+            agree=agree,
+        )
+    except HubUnreachable as error:
+        return _from_copies(
+            part, wanted, into=into, trust_remote_code=trust_remote_code, agree=agree, error=error
+        )
+
+
+def _from_hub(
+    part: Part,
+    wanted: _Wanted,
+    *,
+    hub: Hub,
+    into: Path,
+    progress: Progress,
+    trust_remote_code: bool,
+    agree: Agree | None,
+) -> Source:
+    """What a part means, downloaded. HubUnreachable where the hub is, and its client's cache has not all."""
+    repository = hub.open(wanted.repo, part.revision)
+    if agree:
+        agree(repository.licence)
+    with _conversions(part, repository):
+        names = choose(part.family, repository, weights=wanted.weights, trust_remote_code=trust_remote_code)
+    files = [_File(repository, name, _placed(part.family, name)) for name in names]
+    config = None
+    if part.family == "openclip":
+        config = _openclip_config(repository, wanted)
+        files += _text_files(hub, repository, config)
+    _bring(files, into, progress)
     if config is not None and not (into / OPENCLIP_CONFIG).exists():
         (into / OPENCLIP_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     origins = dict.fromkeys(Origin(file.owner.repo, file.owner.commit) for file in files)
@@ -143,14 +169,16 @@ def forget_downloads(source: Source) -> None:
             place.parent.rmdir()  # unless another revision is there
 
 
-def allow_list(folder: Path, into: Path, family: str, *, trust_remote_code: bool = False) -> list[str]:
+def allow_list(
+    folder: Path, into: Path, family: str, *, trust_remote_code: bool = False, weights: str = ""
+) -> list[str]:
     """Copy a local model's allow-listed files into the empty folder `into`; their names.
 
     Copies, not links: a program that trains in that folder may write its weights again in place. Pickles
     beside safetensors stay behind; ModelError where there is nothing else.
     """
     listing = Folder(folder)
-    names = choose(family, listing, trust_remote_code=trust_remote_code)
+    names = choose(family, listing, weights=weights, trust_remote_code=trust_remote_code)
     if family == "openclip":
         if OPENCLIP_CONFIG not in names:
             raise ModelError(f"{folder} has no {OPENCLIP_CONFIG}", hint=_FOLDER_HINT)
@@ -304,23 +332,49 @@ def _conversions(part: Part, repository: Repository) -> Iterator[None]:
         raise
 
 
-@contextmanager
-def _advice(part: Part, wanted: _Wanted) -> Iterator[None]:
-    """Where the hub cannot be reached, say which files to copy where, and what to write then."""
+def _from_copies(
+    part: Part,
+    wanted: _Wanted,
+    *,
+    into: Path,
+    trust_remote_code: bool,
+    agree: Agree | None,
+    error: HubUnreachable,
+) -> Source:
+    """What the user copied by hand of a part that cannot be downloaded.
+
+    ModelError says which files to copy where, and what is wrong with those that are there.
+    """
+    place = cache_dir() / "offline" / part.text.replace(":", "-").replace("/", "-").replace("@", "-")
+    revision, trouble = part.revision or MAIN, ""
     try:
-        yield
-    except HubUnreachable as error:
-        place = cache_dir() / "offline" / part.text.replace(":", "-").replace("/", "-").replace("@", "-")
-        place.mkdir(parents=True, exist_ok=True)
-        if wanted.config is not None:
-            text = json.dumps(wanted.config, indent=2)
-            (place / OPENCLIP_CONFIG).write_text(text + "\n", encoding="utf-8")
-        revision = f"/tree/{part.revision or MAIN}"
-        raise ModelError(
-            f"{error.message}. On a machine with a network download {_offline_files(part, wanted)} from "
-            f"https://huggingface.co/{wanted.repo}{revision} and copy them into {place}",
-            hint=f'then: triptych models pull dir:{place} --name "{part.text}"',
-        ) from error
+        _prepare_place(place, wanted)
+    except OSError as unwritable:
+        trouble = f"; {place} cannot be made: {unwritable.strerror or unwritable}"
+    if place.is_dir() and any(path.name != OPENCLIP_CONFIG for path in place.iterdir()):
+        licence = card_licence(place)
+        if agree:
+            agree(licence)
+        try:
+            shutil.rmtree(into)  # what was linked before the hub was out of reach
+            into.mkdir()
+            allow_list(place, into, part.family, trust_remote_code=trust_remote_code, weights=wanted.weights)
+            return Source(into, part.family, licence, copied=f"{wanted.repo}@{revision}")
+        except ModelError as lacking:
+            trouble = f"; what is there already is not enough: {lacking.message}"
+    raise ModelError(
+        f"{error.message}. On a machine with a network download {_offline_files(part, wanted)} from "
+        f"https://huggingface.co/{wanted.repo}/tree/{revision} and copy them into {place}{trouble}",
+        hint="then run the same command again",
+    ) from error
+
+
+def _prepare_place(place: Path, wanted: _Wanted) -> None:
+    """The folder that copies go to, with the configuration that only the installed open_clip has."""
+    place.mkdir(parents=True, exist_ok=True)
+    if wanted.config is not None and not (place / OPENCLIP_CONFIG).exists():
+        text = json.dumps(wanted.config, indent=2)
+        (place / OPENCLIP_CONFIG).write_text(text + "\n", encoding="utf-8")
 
 
 def _offline_files(part: Part, wanted: _Wanted) -> str:

@@ -17,6 +17,7 @@ _HUB, _LOCAL = "hf-hub:", "local-dir:"  # open_clip's own words for where an arc
 _CONFIG = "open_clip_config.json"
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9_][\w./-]{0,199}", re.ASCII)
+_SHOWN = 6  # names of an architecture's weights in a hint, at most
 _EXAMPLES = "openclip:ViT-B-32/laion2b_s34b_b79k, st:ORG/NAME, clap:ORG/NAME or dir:PATH"
 
 
@@ -24,7 +25,7 @@ _EXAMPLES = "openclip:ViT-B-32/laion2b_s34b_b79k, st:ORG/NAME, clap:ORG/NAME or 
 class Part:
     """One model of a name. Of repo, arch and path exactly one is set."""
 
-    text: str  # as written, the prefix in lower case
+    text: str  # as written, the prefix in lower case, a folder's path absolute
     family: str  # one of PREFIXES; `dir` where the folder says itself which library's it is
     repo: str = ""  # ORG/NAME on the hub
     arch: str = ""  # an architecture of open_clip's, its `/` as `-`
@@ -93,15 +94,24 @@ def _part(text: str) -> Part:
         raise ConfigError(f"nothing follows {family}:", hint=f"write {_EXAMPLES}")
     text = f"{family}:{rest}"
     if family == "dir":
-        return Part(text, family, path=Path(rest).expanduser())
+        return _local_part(family, rest)
     if rest.startswith(_LOCAL):
         rest = rest.removeprefix(_LOCAL)
         if family != "openclip" or not rest:
             raise ConfigError(f"{text!r} names no folder", hint="write dir:PATH")
-        return Part(text, family, path=Path(rest).expanduser())
+        return _local_part(family, rest)
     if _is_path(rest) or (family == "openclip" and (Path(rest) / _CONFIG).is_file()):
-        return Part(text, family, path=Path(rest).expanduser())
+        return _local_part(family, rest)
     return _hub_part(text, family, rest)
+
+
+def _local_part(family: str, rest: str) -> Part:
+    """A part that is a folder; named so that it means the same from every other folder."""
+    try:
+        path = Path(rest).expanduser().resolve()
+    except (RuntimeError, OSError, ValueError) as error:  # no such user, links in a circle, a zero byte
+        raise ConfigError(f"{rest!r} names no folder: {error}") from error
+    return Part(f"{family}:{path}", family, path=path)
 
 
 def _hub_part(text: str, family: str, rest: str) -> Part:
@@ -160,11 +170,22 @@ def check_openclip(part: Part) -> None:
     if not part.tag or not get_pretrained_cfg(part.arch, part.tag):
         said = f"open_clip has no weights {part.tag!r} of {part.arch}"
         near = _near(part.tag, tags)
-        known = ", ".join(f"openclip:{part.arch}/{tag}" for tag in tags)
         raise ConfigError(
             said if part.tag else f"{part.text!r} does not say which weights",
-            hint=f"did you mean openclip:{part.arch}/{near} ?" if near else f"it has {known or 'none'}",
+            hint=f"did you mean openclip:{part.arch}/{near} ?"
+            if near
+            else f"it has {_some(part.arch, tags)}",
         )
+
+
+def _some(arch: str, tags: list[str]) -> str:
+    """The names of an architecture's weights, recommended ones first, and how many are not shown."""
+    from retrieval.models.families.catalogue import CATALOGUE
+
+    names, rows = [f"openclip:{arch}/{tag}" for tag in tags], {row.name for row in CATALOGUE}
+    names.sort(key=lambda name: name not in rows)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more or "none"
 
 
 def _arch_hint(part: Part, archs: list[str]) -> str:

@@ -29,6 +29,7 @@ from retrieval.models.families.openclip_config import (
     is_openclip,
     read_config,
 )
+from retrieval.models.work import staging
 
 if TYPE_CHECKING:
     from torch import nn
@@ -180,8 +181,7 @@ def _shown(config: OpenClipConfig) -> Iterator[Path]:
 
     The library prefers some pickles to some safetensors; here it cannot.
     """
-    work = Path(tempfile.mkdtemp(prefix="openclip-"))
-    try:
+    with _emptied() as work:
         shutil.copyfile(config.folder / CONFIG, work / CONFIG)
         try:
             (work / WEIGHTS[0]).symlink_to(config.weights.resolve())
@@ -190,8 +190,17 @@ def _shown(config: OpenClipConfig) -> Iterator[Path]:
         if config.text_architecture:
             link_or_copy(_text_config(config), work / TEXT_CONFIG / "config.json")
         yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _emptied() -> Iterator[Path]:
+    """An empty folder in the cache, removed even after a kill; where none can be made there, elsewhere."""
+    with contextlib.ExitStack() as stack:
+        try:
+            work = stack.enter_context(staging())
+        except OSError:
+            work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="openclip-")))
+        yield work
 
 
 def _text_config(config: OpenClipConfig) -> Path:
@@ -211,8 +220,8 @@ def _text_preparer(config: OpenClipConfig) -> LibraryTextPreparer:
         from retrieval.models.families.tokenizers import SpecialIds
 
         return _preparer(config, SpecialIds(0, None, None, None, None, None), "")
-    with tempfile.TemporaryDirectory(prefix="openclip-") as work:
-        return _preparer(config, _write_tokenizer(config, Path(work) / "tokenizer.json"), "")
+    with _emptied() as work:
+        return _preparer(config, _write_tokenizer(config, work / "tokenizer.json"), "")
 
 
 def _write_tokenizer(config: OpenClipConfig, out: Path) -> SpecialIds:

@@ -6,26 +6,22 @@ asks a network itself.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from indexer.errors import ConfigError, ModelError
+from indexer.errors import ConfigError
 from indexer.types import Modality
 from retrieval.config import cache_dir
-from retrieval.models.bundle import SPEC, Bundle, ModelSpec, link_or_copy
+from retrieval.models.bundle import SPEC, Bundle, ModelSpec
+from retrieval.models.cache import check_free, holders, models_dir, rename, unwritable
 from retrieval.models.families.catalogue import agree
 from retrieval.models.families.names import ModelName, Part, is_family_name, parse
-from retrieval.models.registry import STARTER, keep_model, list_models, names_folder, store
+from retrieval.models.registry import STARTER, keep_model, names_folder
+from retrieval.models.work import staging
 
 Progress = Callable[[str, float], None]  # what is being done, and the share already done, in [0, 1]
 _DOWNLOAD_SHARE = 0.6  # of the bar, of one part
-_STALE_S = 24 * 3600.0  # a staging folder that is older was left by a run that died
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +44,15 @@ def pull(
 ) -> Bundle:
     """The bundle of a name, in the cache: downloaded, checked and exported, or as it lies there already.
 
-    `called` is the name that it gets, else `name` itself. With `force` it is made again. `A+B` becomes three
-    bundles: each part's and the joined one. ConfigError says what is wrong with the name, or that a licence
-    has to be accepted; ModelError why a model cannot be had.
+    `called` is the name that it gets, else `name` itself; a bundle that is there keeps its others. With
+    `force` it is made again, and takes its names from any other model. `A+B` becomes three bundles: each
+    part's and the joined one. ConfigError says what is wrong with a name, whose it is already, or that a
+    licence has to be accepted; ModelError why a model cannot be had.
     """
     wanted = parse(name)
     _check_called(called)
+    if not force:
+        _check_free(wanted, called)
     options = _Options(accept_licence, trust_remote_code, force, token)
     say = progress or (lambda _step, _share: None)
     if not wanted.joined:
@@ -84,9 +83,8 @@ def _pull_joined(wanted: ModelName, called: str | None, options: _Options, say: 
     def joining(step: str, share: float) -> None:
         say(step, (2 + share) / 3)
 
-    # It is named afterwards, since a name of families has slashes, and a joined model's own cannot.
-    bundle, _report = join(first, second, name="joined", progress=joining)
-    return _named(bundle, called or wanted.text, pulled=wanted.text)
+    bundle, _report = join(first, second, name=called or wanted.text, progress=joining)
+    return rename(bundle, called, pulled=wanted.text)
 
 
 def _is_audio(bundle: Bundle) -> bool:
@@ -101,7 +99,7 @@ def _pull_part(part: Part, called: str | None, options: _Options, say: Progress)
     if part.path is not None and (part.path / SPEC).is_file():
         if part.family != "dir":
             raise ConfigError(f"{part.path} is a bundle already", hint=f"write dir:{part.path}")
-        return _named(keep_model(part.path.expanduser().absolute()), called)
+        return _named(keep_model(part.path), called)
     if not part.local and not options.force and (found := _in_cache(part.text)):
         say("in the cache already", 1.0)
         return _named(found, called)
@@ -121,63 +119,62 @@ def _make(part: Part, called: str | None, options: _Options, say: Progress) -> B
     def building(step: str, share: float) -> None:
         say(step, _DOWNLOAD_SHARE + share * (1 - _DOWNLOAD_SHARE))
 
-    with _staging() as folder:
-        source = fetch(
-            part,
-            folder,
-            progress=fetching,
-            token=options.token,
-            trust_remote_code=options.trust_remote_code,
-            agree=allowed,
-        )
-        licence = agree(part, source.licence, accepted=options.accept_licence)
-        source = replace(source, licence=licence)
-        provenance: dict[str, Any] = source.provenance()
-        if options.trust_remote_code:
-            provenance["trust_remote_code"] = True
-        bundle = write_family(
-            part.text,
-            source.family,
-            folder,
-            called=called,
-            provenance=provenance,
-            trust_remote_code=options.trust_remote_code,
-            progress=building,
-        )
+    try:
+        with staging() as folder:
+            source = fetch(
+                part,
+                folder,
+                progress=fetching,
+                token=options.token,
+                trust_remote_code=options.trust_remote_code,
+                agree=allowed,
+            )
+            licence = agree(part, source.licence, accepted=options.accept_licence)
+            source = replace(source, licence=licence)
+            provenance: dict[str, Any] = source.provenance()
+            if options.trust_remote_code:
+                provenance["trust_remote_code"] = True
+            bundle = write_family(
+                part.text,
+                source.family,
+                folder,
+                called=called,
+                provenance=provenance,
+                trust_remote_code=options.trust_remote_code,
+                progress=building,
+            )
+    except OSError as error:
+        raise unwritable(f"the model {part.text}", cache_dir(), error) from error
     forget_downloads(source)
-    return bundle
+    return _named(bundle, called)
 
 
-def _in_cache(pulled: str) -> Bundle | None:
-    """The bundle that was made of a name with that revision, whatever it is called."""
-    for info in list_models():
-        if info.path is None:
-            continue
-        try:
-            bundle = Bundle.load(info.path)
-        except ModelError:
-            continue  # being replaced at this moment
-        if bundle.spec.provenance.get("pulled") == pulled:
-            return bundle
-    return None
+def _in_cache(name: str) -> Bundle | None:
+    """A bundle that was made of a name with that revision, or is called so."""
+    return next(iter(holders(name)), None)
 
 
-def _named(bundle: Bundle, called: str | None, *, pulled: str = "") -> Bundle:
-    """The same bundle under the name that the user gives it now. Its space, and so its place, stays.
-
-    `pulled` is kept too, by which a later pull finds it.
-    """
-    provenance = {**bundle.spec.provenance, **({"pulled": pulled} if pulled else {})}
-    spec = replace(bundle.spec, name=called or bundle.spec.name, provenance=provenance)
-    if spec == bundle.spec:
+def _named(bundle: Bundle, called: str | None) -> Bundle:
+    """The same bundle, whose first name is the one that the user gives it now."""
+    if called is None or called == bundle.spec.name:
         return bundle
+    if bundle.folder.parent != models_dir() or bundle.spec.name == STARTER:
+        raise ConfigError("the starter has its own name", hint=f"leave out --name, and use --model {STARTER}")
+    return rename(bundle, called)
 
-    def fill(work: Path) -> ModelSpec:
-        for file in bundle.spec.files:
-            link_or_copy(bundle.path(file), work / file)
-        return spec
 
-    return store(spec.space_id, fill)
+def _check_free(wanted: ModelName, called: str | None) -> None:
+    """ConfigError where the name that a model would get belongs to another one in the cache."""
+    spaces, names = set(), [called] if called else []
+    if not wanted.joined and (path := wanted.parts[0].path) and (path / SPEC).is_file():
+        spec = Bundle.load(path).spec
+        spaces, names = {spec.space_id}, names or [spec.name]
+
+    def same(spec: ModelSpec) -> bool:
+        return wanted.text in spec.names or spec.space_id in spaces
+
+    for name in names:
+        check_free(name, same, hint="choose another --name, or take it from that model with --force")
 
 
 def _check_called(called: str | None) -> None:
@@ -189,15 +186,3 @@ def _check_called(called: str | None) -> None:
             f"a model cannot be called {called!r}",
             hint="choose another --name: one without slashes, that is neither a folder's nor 'starter'",
         )
-
-
-@contextmanager
-def _staging() -> Iterator[Path]:
-    """An empty folder beside the bundles, so that files are linked into them; removed afterwards."""
-    place = cache_dir() / "staging"
-    place.mkdir(parents=True, exist_ok=True)
-    for left in place.iterdir():
-        if time.time() - left.stat().st_mtime > _STALE_S:
-            shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=place) as folder:
-        yield Path(folder)

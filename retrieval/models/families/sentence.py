@@ -60,10 +60,13 @@ def describe(folder: Path, *, name: str, trust_remote_code: bool = False) -> tup
 def load(folder: Path, modality: Modality, *, trust_remote_code: bool = False) -> nn.Module:
     """The network of texts or pictures, through the library's own loading of safetensors. ModelError."""
     with _opened(folder, trust_remote_code=trust_remote_code) as model:
+        from retrieval.models.families.sentence_network import drop_other_half
+
         if modality not in _modalities(model):
             raise ModelError(f"the model has no {modality} tower", hint="pull another model for it")
         image = modality is Modality.IMAGE
         network = pictures.image_network(model) if image else texts.text_network(model)
+        drop_other_half(network, modality)
         return network.eval().requires_grad_(False)
 
 
@@ -82,7 +85,7 @@ def notes(folder: Path) -> tuple[str, ...]:
     if similarity != "cosine" and modules[-1].kind != "Normalize":
         said.append(
             f"The model was trained to compare by {similarity}, where the lengths of its vectors count. "
-            " Here vectors have unit length and are compared by cosine: expect another order of hits."
+            "Here vectors have unit length and are compared by cosine: expect another order of hits."
         )
     prompts = settings.get("prompts") or {}
     first, *others = texts.DOCUMENT_PROMPTS

@@ -201,14 +201,13 @@ def references(folder: Path, modules: tuple[Module, ...], *, name: str, text: bo
 
     What the preprocessing says already, and versions of libraries, are not among them.
     """
-    licence = _licence(folder)
     places = sorted({folder, *(folder / module.path for module in modules)})
     files = [path for place in places for path in sorted(place.glob("*")) if _counts(path, text=text)]
     return tuple(
         WeightRef(
             name=path.relative_to(folder).as_posix(),
             sha256=sha256_file(path),
-            licence=licence,
+            licence="",  # the model card's, which whoever fetched the folder has read
             source=name,
             package="",
         )
@@ -232,17 +231,3 @@ _TOKENIZER = (
     "added_tokens.json",
     "vocab.json",
 )
-
-
-def _licence(folder: Path) -> str:
-    """As the model card's header says it; "unknown" where there is none."""
-    card = folder / "README.md"
-    lines = card.read_text(encoding="utf-8", errors="replace").splitlines() if card.is_file() else []
-    if not lines or lines[0].strip() != "---":
-        return "unknown"
-    for line in lines[1:]:
-        if line.strip() == "---":
-            break
-        if line.startswith("license:"):
-            return line.partition(":")[2].strip().strip("'\"") or "unknown"
-    return "unknown"

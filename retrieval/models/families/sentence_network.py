@@ -18,9 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from indexer.errors import ModelError
+from indexer.types import Modality
 
 OUTPUT = "sentence_embedding"
 MASK = "attention_mask"
+# What transformers' models of two modalities call their halves.
+HALVES = {
+    Modality.TEXT: ("text_model", "text_projection"),
+    Modality.IMAGE: ("vision_model", "visual_projection"),
+}
 
 
 def open_model(folder: Path, *, trust_remote_code: bool = False) -> Any:
@@ -159,6 +165,16 @@ class ImageNetwork(nn.Module):
         for step in self.steps:
             features = step(features)
         return _first(features[OUTPUT], self.dim)
+
+
+def drop_other_half(network: nn.Module, modality: Modality) -> None:
+    """Take the other modality's half out of modules that hold both: no vector of this one depends on it."""
+    for module in [*network.modules()]:
+        if not all(hasattr(module, names[0]) for names in HALVES.values()):
+            continue
+        for name in (name for half, names in HALVES.items() if half is not modality for name in names):
+            if hasattr(module, name):
+                delattr(module, name)
 
 
 class TokenMean(nn.Module):

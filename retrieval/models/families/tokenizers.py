@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,7 @@ class _ClipPatterns:
     symbols: str
 
     @classmethod
+    @cache  # it goes over all of Unicode
     def of_open_clip(cls) -> _ClipPatterns:
         return cls(_ranges(r"[\p{L}]+"), _ranges(r"[\p{N}]+"), _ranges(r"[^\s\p{L}\p{N}]+"))
 

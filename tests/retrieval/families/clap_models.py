@@ -71,7 +71,7 @@ def write_clap(folder: Path, *, fused: bool = False) -> Any:
         projection_dim=24,
     )
     model = ClapModel(config).eval()
-    _spread(model)
+    spread(model)
     model.save_pretrained(folder)
     ClapFeatureExtractor(
         frequency_min=50, truncation="fusion" if fused else "rand_trunc", padding="repeatpad"
@@ -80,7 +80,7 @@ def write_clap(folder: Path, *, fused: bool = False) -> Any:
     return model
 
 
-def _spread(model: Any) -> None:
+def spread(model: Any) -> None:
     """Weights and statistics like those of a trained network, so that different inputs come out apart."""
     import torch
     from torch import nn

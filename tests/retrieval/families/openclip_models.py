@@ -167,7 +167,10 @@ def write_model(folder: Path, name: str) -> Path:
 
 
 def scale_weights(model: Any, seed: int = 0) -> None:
-    """Weights that keep the variance of what they are given, so that differences between inputs survive."""
+    """Weights that keep the variance of what they are given, so that differences between inputs survive.
+
+    A deep network with batch norm needs `calibrate` too.
+    """
     import torch
 
     noise = torch.Generator().manual_seed(seed)
@@ -190,6 +193,29 @@ def scale_weights(model: Any, seed: int = 0) -> None:
                 value.normal_(generator=noise).mul_(0.1)
             elif name.endswith("running_var"):
                 value.uniform_(0.5, 1.5, generator=noise)
+
+
+def calibrate(network: Any, inputs: Any) -> None:
+    """Set the statistics of every batch norm to those of what it is given, as training leaves them.
+
+    With made-up statistics each residual block adds more than the one before: what reaches a deep gate or a
+    softmax is in the millions, both become switches, and an input on the edge of one turns a difference of
+    rounding into another vector.
+    """
+    import torch
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    before = [(norm, norm.momentum, norm.training) for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the statistics themselves, not a step towards them
+        norm.train()
+    with torch.no_grad():
+        network(inputs)
+    for norm, momentum, training in before:
+        norm.momentum = momentum
+        norm.train(training)
 
 
 def write_tokenizer_files(folder: Path) -> None:

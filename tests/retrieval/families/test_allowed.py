@@ -270,3 +270,11 @@ def test_a_graph_without_external_data(tmp_path: Path) -> None:
     body = helper.make_graph([helper.make_node("Identity", ["w"], ["y"])], "g", [], [out], [weight])
     onnx.save(helper.make_model(body), str(tmp_path / "a.onnx"))
     assert check_external_data(tmp_path / "a.onnx") == frozenset()
+
+
+def test_a_local_folder_is_not_told_of_pull_requests(tmp_path: Path) -> None:
+    folder = write(tmp_path / "m", {"config.json": "{}", "pytorch_model.bin": "pickle"})
+    with pytest.raises(ModelError, match=r"only as pytorch_model\.bin") as caught:
+        choose("clap", Folder(folder))
+    assert "@refs" not in (caught.value.hint or "")
+    assert "save it as model.safetensors" in (caught.value.hint or "")

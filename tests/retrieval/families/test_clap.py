@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +19,12 @@ from retrieval.encoders.described import preparer_of
 from retrieval.encoders.library_text import LibraryTextPreparer
 from retrieval.encoders.log_mel import LogMelPreparer, MelScale, Padding
 from retrieval.encoders.tower import text_inputs
-from retrieval.models.export import TextGraph, ViewGraph, export, text_samples, view_samples
+from retrieval.models.export import TextGraph
 from retrieval.models.families import clap
 from retrieval.models.families.family import family_of
+from retrieval.models.model import Model
 from retrieval.runtime.onnx import OnnxRuntime
+from tests.retrieval.conftest import PulledClap
 from tests.retrieval.families.clap_models import RATE, TEXTS, sounds, write_clap
 
 NAME = "clap:example/small"
@@ -177,15 +180,23 @@ def test_the_longest_text_fits_the_positions(saved: Saved) -> None:
     assert torch.isfinite(found).all()
 
 
-def test_graph_of_sounds_is_the_librarys(saved: Saved, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def pulled(pulled_clap: PulledClap) -> Saved:
+    """The library's model of a bundle's own files, and the bundle's towers."""
+    from transformers import ClapModel
+
+    bundle, towers = pulled_clap.bundle, Model(pulled_clap.bundle)
+    library = ClapModel.from_pretrained(bundle.folder / "source").eval()
+    preparers: list[Any] = [towers.tower(one).preparer for one in (Modality.AUDIO, Modality.TEXT)]
+    return Saved(bundle.folder / "source", library, *preparers)
+
+
+def test_graph_of_sounds_is_the_librarys(pulled: Saved, pulled_clap: PulledClap) -> None:
     """Any number of sounds through ONNX Runtime. Of a fused model, whose own code does not export."""
-    if not saved.sounds.fusion:
-        pytest.skip("the fused model's graph is the same, made of a network with more to take out")
-    path = tmp_path / "audio.onnx"
-    export(ViewGraph(clap.load(saved.folder, Modality.AUDIO)).eval(), path, view_samples(saved.sounds))
-    runtime = OnnxRuntime.open(path)
-    tensors = np.concatenate([saved.sounds.tensor(pcm) for pcm in sounds().values()])
-    expected = unit(saved.features(tensors))
+    assert pulled.sounds.fusion
+    runtime = OnnxRuntime.open(pulled_clap.bundle.path("audio.onnx"))
+    tensors = np.concatenate([pulled.sounds.tensor(pcm) for pcm in sounds().values()])
+    expected = unit(pulled.features(tensors))
     for rows in (slice(0, 1), slice(2, 4), slice(0, len(tensors))):
         pool = np.eye(len(tensors[rows]), dtype=np.float32)
         found = runtime.run({"views": tensors[rows], "pool": pool})["vectors"]
@@ -193,15 +204,11 @@ def test_graph_of_sounds_is_the_librarys(saved: Saved, tmp_path: Path) -> None:
         assert away.max() / median_distance(expected) < EXACT
 
 
-def test_graph_of_texts_is_the_librarys(saved: Saved, tmp_path: Path) -> None:
+def test_graph_of_texts_is_the_librarys(pulled: Saved, pulled_clap: PulledClap) -> None:
     """Any number and length of texts through ONNX Runtime."""
-    if saved.sounds.fusion:
-        pytest.skip("its texts go through the same network as the other's")
-    path = tmp_path / "text.onnx"
-    export(TextGraph(clap.load(saved.folder, Modality.TEXT)).eval(), path, text_samples(saved.texts))
-    runtime = OnnxRuntime.open(path)
-    ids = [saved.texts.tensor(text) for text in (*TEXTS, "word " * 400)]
-    expected = saved.read()
+    runtime = OnnxRuntime.open(pulled_clap.bundle.path("text.onnx"))
+    ids = [pulled.texts.tensor(text) for text in (*TEXTS, "word " * 400)]
+    expected = pulled.read()
     assert max(map(len, ids)) == 64
     for rows in (slice(0, 1), slice(2, 3), slice(0, len(ids))):
         found = runtime.run(text_inputs(ids[rows]))["vectors"][: len(TEXTS)]
@@ -256,10 +263,15 @@ def test_pickles_are_refused_by_name(plain: Path, tmp_path: Path) -> None:
         assert "model.safetensors" in (caught.value.hint or "")
 
 
-def test_a_pickle_beside_is_not_read(plain: Path, tmp_path: Path) -> None:
+def test_a_pickle_beside_is_not_read(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = copied(plain, tmp_path)
-    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
+    pickled = b"cos\nsystem\n(S'touch ran'\ntR."
+    (folder / "pytorch_model.bin").write_bytes(pickled)
+    monkeypatch.chdir(tmp_path)
     assert clap.load(folder, Modality.TEXT)
+    assert not (tmp_path / "ran").exists()
+    pickle.loads(pickled)  # the control
+    assert (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize(

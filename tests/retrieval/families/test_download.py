@@ -253,7 +253,17 @@ def test_no_network_says_what_to_copy_where(
     place = home / "cache" / "offline" / "clap-acme-sounds"
     assert str(place) in caught.value.message
     assert place.is_dir()
-    assert caught.value.hint == f'then: triptych models pull dir:{place} --name "clap:acme/sounds"'
+    assert caught.value.hint == "then run the same command again"
+
+
+def test_no_network_and_no_cache_to_write_to_still_gives_advice(
+    hub: FakeHub, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (home / "cache").write_bytes(b"no folder")
+    with pytest.raises(ModelError, match=r"open_clip_model\.safetensors .* cannot be made: ") as caught:
+        bring("openclip:ViT-B-32/openai", tmp_path / "out")
+    assert "run the same command again" in (caught.value.hint or "")
 
 
 def test_offline_mode_asks_nobody(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

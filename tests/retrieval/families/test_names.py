@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -67,7 +68,9 @@ def test_a_repository(text: str, family: str, repo: str, revision: str) -> None:
 )
 def test_a_folder(text: str, family: str, path: str) -> None:
     part = only(text)
-    assert (part.family, part.path, part.revision) == (family, Path(path), "")
+    whole = Path(path).resolve()  # so that the name means the same from every folder
+    assert (part.family, part.path, part.revision, part.text) == (family, whole, "", f"{family}:{whole}")
+    assert only(part.text) == part
     assert part.local
 
 
@@ -78,7 +81,7 @@ def test_a_folder_with_open_clips_configuration_needs_no_dot(
     assert only("openclip:mine/tuned").arch == "mine"
     (tmp_path / "mine" / "tuned").mkdir(parents=True)
     (tmp_path / "mine" / "tuned" / "open_clip_config.json").write_text("{}")
-    assert only("openclip:mine/tuned").path == Path("mine/tuned")
+    assert only("openclip:mine/tuned").path == tmp_path / "mine" / "tuned"
 
 
 def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +95,7 @@ def test_a_join_has_two_parts_in_order() -> None:
     assert [part.family for part in name.parts] == ["openclip", "clap"]
     assert name.parts[1].revision == "v2"
     assert name.text == "openclip:MobileCLIP2-S0/dfndr2b+clap:laion/clap-htsat-unfused@v2"
-    assert [part.path for part in parse("dir:./a+b+dir:./c").parts] == [Path("a+b"), Path("c")]
+    assert [part.path for part in parse("dir:./a+b+dir:./c").parts] == [Path.cwd() / "a+b", Path.cwd() / "c"]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +142,7 @@ def test_a_familys_name_is_never_a_path() -> None:
         ("openclip:vit-b-32/openai", "no architecture 'vit-b-32'", "openclip:ViT-B-32/openai ?"),
         ("openclip:ViT-B-32/laion2b_s34b", "no weights 'laion2b_s34b' of ViT-B-32", "laion2b_s34b_b79k ?"),
         ("openclip:ViT-B-32/zzz", "no weights 'zzz' of ViT-B-32", "openclip:ViT-B-32/datacomp_xl_s13b_b90k"),
-        ("openclip:ViT-B-32", "does not say which weights", "openclip:ViT-B-32/laion2b_s34b_b79k"),
+        ("openclip:ViT-B-32", "does not say which weights", "it has openclip:ViT-B-32/laion2b_s34b_b79k"),
         ("openclip:laion/some-repo", "no architecture 'laion'", "openclip:hf-hub:laion/some-repo"),
     ],
 )
@@ -148,6 +151,15 @@ def test_open_clips_own_words_are_checked_with_suggestions(text: str, message: s
         check_openclip(only(text))
     assert message in caught.value.message
     assert hint in (caught.value.hint or "")
+
+
+def test_few_of_many_weights_are_named_recommended_ones_first() -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_openclip(only("openclip:ViT-B-32"))
+    hint = caught.value.hint or ""
+    assert hint.count("openclip:") == 6
+    assert re.search(r" and \d+ more$", hint)
+    assert len(hint) < 400
 
 
 def test_words_that_open_clip_has_pass() -> None:

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from indexer.errors import ConfigError, ModelError
+from indexer.errors import ConfigError, ModelError, ModelNotFound
 from indexer.types import Modality
-from retrieval.models import registry
+from retrieval.models import cache
 from retrieval.models.bundle import Bundle, ModelSpec, TowerSpec, WeightRef, link_or_copy
 from retrieval.models.families import build
 from retrieval.models.families.allowed import OPENCLIP_CONFIG
 from retrieval.models.families.pull import pull
-from retrieval.models.registry import find_model, load_model
+from retrieval.models.registry import find_model, list_models, load_model
 from tests.retrieval.families.hub_server import FakeHub
 from tests.retrieval.families.test_download import MODULES, SENTENCE, hub, put_in_hub_cache
 
@@ -35,6 +35,12 @@ TOWERS = {
     "openclip": (Modality.IMAGE, Modality.TEXT),
     "clap": (Modality.TEXT, Modality.AUDIO),
 }
+
+
+def write(folder: Path, files: Mapping[str, bytes]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
 
 
 @pytest.fixture
@@ -62,10 +68,11 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
             for path in folder.rglob("*"):
                 if path.is_file():
                     link_or_copy(path, work / "source" / path.relative_to(folder))
+            (work / "tokenizer.json").write_bytes(b"{}")
             return spec
 
         options["progress"]("building", 1.0)
-        return registry.store(spec.space_id, fill)
+        return cache.store(spec.space_id, fill)
 
     monkeypatch.setattr(build, "write_family", write_family)
     return calls
@@ -112,8 +119,64 @@ def test_a_name_of_the_users_own(hub: FakeHub, home: Path, built: list[Mapping[s
     assert find_model("mine").path == first.folder
     again = pull("st:acme/tiny", called="ours")
     assert len(built) == 1
-    assert again.spec == replace(first.spec, name="ours")
-    assert find_model("ours").space_id == first.spec.space_id
+    assert again.spec == replace(first.spec, name="ours", aliases=("mine", "st:acme/tiny"))
+    (info,) = [info for info in list_models() if info.path]
+    assert info.names == ("ours", "mine", "st:acme/tiny")
+    pull("st:acme/tiny", force=True)
+    for name in info.names:
+        assert find_model(name).space_id == first.spec.space_id
+
+
+def test_a_name_of_another_model_is_refused_before_anything_is_asked(
+    hub: FakeHub, home: Path, built: list[Mapping[str, Any]]
+) -> None:
+    hub.add("acme/tiny", SENTENCE)
+    hub.add("acme/other", SENTENCE | {"config.json": b'{"v": 2}'})
+    first = pull("st:acme/tiny", called="mine")
+    hub.asked.clear()
+    with pytest.raises(ConfigError, match=f"'mine' belongs .* {first.spec.space_id[:12]}") as caught:
+        pull("st:acme/other", called="mine")
+    assert "--force" in (caught.value.hint or "")
+    assert not hub.asked
+    taken = pull("st:acme/other", called="mine", force=True)
+    assert find_model("mine").path == taken.folder
+    assert find_model("st:acme/tiny").path == first.folder
+    assert find_model("st:acme/tiny").bundle.spec.names == ("st:acme/tiny",)
+
+
+def test_a_model_that_changed_on_the_hub_takes_its_name(
+    hub: FakeHub, home: Path, built: list[Mapping[str, Any]]
+) -> None:
+    hub.add("acme/tiny", SENTENCE)
+    old = pull("st:acme/tiny")
+    hub.add("acme/tiny", SENTENCE | {"config.json": b'{"v": 2}'})
+    new = pull("st:acme/tiny", force=True)
+    assert new.folder != old.folder
+    assert find_model("st:acme/tiny").path == new.folder
+    assert find_model(old.spec.space_id).path == old.folder
+    assert pull("st:acme/tiny").folder == new.folder
+
+
+def test_a_cache_that_cannot_be_written_is_told(hub: FakeHub, home: Path) -> None:
+    hub.add("acme/tiny", SENTENCE)
+    (home / "cache").write_bytes(b"no folder")
+    with pytest.raises(ModelError, match=r"st:acme/tiny cannot be written to .*cache") as caught:
+        pull("st:acme/tiny")
+    assert "TRIPTYCH_HOME" in (caught.value.hint or "")
+
+
+def test_a_relative_folder_is_found_from_elsewhere(
+    home: Path, tmp_path: Path, built: list[Mapping[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "here" / "mine", CLAP)
+    monkeypatch.chdir(tmp_path / "here")
+    bundle = pull("dir:mine")
+    assert bundle.spec.name == f"dir:{tmp_path / 'here' / 'mine'}"
+    assert find_model("dir:./mine").path == bundle.folder
+    monkeypatch.chdir(tmp_path)
+    assert find_model("dir:here/mine").path == bundle.folder
+    with pytest.raises(ModelNotFound):
+        find_model("dir:mine")
 
 
 @pytest.mark.parametrize("called", ["", " ", "starter", "a/b", "./x"])
@@ -229,13 +292,60 @@ def test_offline_a_tags_configuration_is_written_where_the_weights_go(
     assert "tokenizer.json" in caught.value.message
     assert "timm/ViT-B-16-SigLIP2" in caught.value.message
     place = home / "cache" / "offline" / "openclip-ViT-B-16-SigLIP2-webli"
-    assert caught.value.hint == f'then: triptych models pull dir:{place} --name "{name}"'
+    assert str(place) in caught.value.message
+    assert caught.value.hint == "then run the same command again"
     (place / "open_clip_model.safetensors").write_bytes(b"w")
+    with pytest.raises(ModelError, match=r"what is there already is not enough: .* has no tokenizer"):
+        pull(name)
     (place / "tokenizer.json").write_bytes(b"{}")
-    bundle = pull(f"dir:{place}", called=name)
+    bundle = pull(name)
     assert find_model(name).path == bundle.folder
+    assert bundle.spec.provenance["copied by hand from"] == "timm/ViT-B-16-SigLIP2@main"
     assert built[0]["family"] == "openclip"
     assert set(built[0]["files"]) == {OPENCLIP_CONFIG, "open_clip_model.safetensors", "tokenizer.json"}
+
+
+def test_offline_the_advice_works_for_one_model_and_for_a_join(
+    hub: FakeHub,
+    home: Path,
+    built: list[Mapping[str, Any]],
+    joined: Callable[[], list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    sounds, pictures = "clap:acme/sounds", "openclip:ViT-B-32/openai"
+    offline = home / "cache" / "offline"
+    with pytest.raises(ModelError, match="clap-acme-sounds"):
+        pull(sounds)
+    write(offline / "clap-acme-sounds", CLAP)
+    bundle = pull(sounds)
+    assert (bundle.spec.name, bundle.spec.provenance["pulled"]) == (sounds, sounds)
+    assert bundle.spec.provenance["copied by hand from"] == "acme/sounds@main"
+    with pytest.raises(ModelError, match="openclip-ViT-B-32-openai"):
+        pull(f"{pictures}+{sounds}")
+    write(offline / "openclip-ViT-B-32-openai", {"open_clip_model.safetensors": b"w"})
+    both = pull(f"{pictures}+{sounds}")
+    assert joined() == [(pictures, sounds)]
+    assert find_model(f"{pictures}+{sounds}").path == both.folder
+    assert [call["name"] for call in built] == [sounds, pictures]
+    assert not hub.asked
+
+
+def test_a_model_called_like_a_familys_is_a_part_of_joins(
+    hub: FakeHub,
+    home: Path,
+    tmp_path: Path,
+    built: list[Mapping[str, Any]],
+    joined: Callable[[], list[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hub.add("acme/clip", {OPENCLIP_CONFIG: b'{"model_cfg": {}}', "open_clip_model.safetensors": b"w"})
+    write(tmp_path / "copied", CLAP)
+    named = pull(f"dir:{tmp_path / 'copied'}", called="clap:acme/sounds")
+    assert pull("clap:acme/sounds").folder == named.folder
+    pull("openclip:hf-hub:acme/clip+clap:acme/sounds", called="mm")
+    assert joined() == [("openclip:hf-hub:acme/clip", "clap:acme/sounds")]
+    assert find_model("clap:acme/sounds").bundle.spec == named.spec
 
 
 def test_offline_what_the_hub_client_has_is_enough(
@@ -280,7 +390,7 @@ def test_a_bundle_is_kept_as_it_is(
     monkeypatch.setenv("TRIPTYCH_HOME", str(tmp_path / "another"))
     kept = pull(f"dir:{made.folder}", called="brought")
     assert kept.folder != made.folder
-    assert kept.spec == replace(made.spec, name="brought")
+    assert kept.spec == replace(made.spec, name="brought", aliases=("st:acme/tiny",))
     with pytest.raises(ConfigError, match="is a bundle already"):
         pull(f"st:{made.folder}")
 
@@ -297,7 +407,12 @@ def test_a_join_pulls_both_and_joins_pictures_with_sounds(
     assert joined() == [("openclip:hf-hub:acme/clip", "clap:acme/sounds")]
     assert bundle.spec.name == name
     hub.asked.clear()
-    assert pull(name, called="mm").spec.name == "mm"
+    assert pull(name, called="mm").spec.names == ("mm", name)
+    assert {info.name for info in list_models() if info.path} == {
+        "mm",
+        "openclip:hf-hub:acme/clip",
+        "clap:acme/sounds",
+    }
     assert joined() == [("openclip:hf-hub:acme/clip", "clap:acme/sounds")]
     assert not hub.asked
     assert load_model("mm").space_id == bundle.spec.space_id
@@ -319,23 +434,29 @@ def test_a_real_text_model_from_the_hub_to_vectors(hub: FakeHub, home: Path, tmp
 
     from tests.retrieval.families import sentence_models
 
-    folder = sentence_models.saved(
-        tmp_path / "saved",
-        sentence_models.unit(sentence_models.pooled(sentence_models.bert(tmp_path / "bert"))),
-    )
+    modules = sentence_models.pooled(sentence_models.bert(tmp_path / "bert"), include_prompt=False)
+    prompts = {"query": "find the best answer for: ", "document": "a passage: "}
+    folder = sentence_models.saved(tmp_path / "saved", modules, prompts=prompts)
     paths = [path for path in folder.rglob("*") if path.is_file()]
     hub.add("acme/real", {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths})
     bundle = pull("st:acme/real")
     assert bundle.spec.modalities == (Modality.TEXT,)
     assert not bundle.verify()
-    texts = ["a red hat", "two cats asleep near the window", "Ein roter Hut; 東京タワー"]
+    texts = ["", "a red hat", "two cats asleep near the window " * 20, "Ein roter Hut; 東京タワー"]
     tower = load_model("st:acme/real").tower(Modality.TEXT)
     ours = tower.encode([tower.preparer.tensor(text) for text in texts])
-    theirs = SentenceTransformer(str(folder), device="cpu").encode(texts)
-    apart = np.median([np.linalg.norm(theirs[i] - theirs[j]) for i in range(3) for j in range(i)])
+    asked = tower.encode([tower.preparer.query(text) for text in texts])  # type: ignore[attr-defined]
+    library: Any = SentenceTransformer(str(folder), device="cpu")
+    theirs, expected = (
+        encode(texts, normalize_embeddings=True) for encode in (library.encode_document, library.encode_query)
+    )
+    apart = np.median([np.linalg.norm(theirs[i] - theirs[j]) for i in range(4) for j in range(i)])
     assert apart > 0.1
-    assert np.linalg.norm(ours - theirs, axis=1).max() < 0.02 * apart
-    assert np.linalg.norm(ours - theirs[::-1], axis=1).max() > 0.5 * apart  # another text's is far
+    assert np.linalg.norm(ours - theirs, axis=1).max() < 1e-3 * apart
+    assert np.linalg.norm(asked - expected, axis=1).max() < 1e-3 * apart
+    # The controls: another text's vector is far, and so is one with the other prompt.
+    assert np.linalg.norm(ours - theirs[::-1], axis=1).max() > 0.5 * apart
+    assert np.linalg.norm(ours - expected, axis=1).max() > 0.02 * apart
 
 
 @pytest.fixture
@@ -354,7 +475,7 @@ def joined(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Any]]:
             (work / "heads").write_bytes(b"head")
             return spec
 
-        return registry.store(spec.space_id, fill), None
+        return cache.store(spec.space_id, fill), None
 
     monkeypatch.setattr(module, "join", join)
     return lambda: pairs

@@ -36,6 +36,17 @@ class Words(nn.Module):
         return self.table(ids)
 
 
+class Placed(Words):
+    """As Words, with an embedding of each position, of which there are `positions`."""
+
+    def __init__(self, positions: int) -> None:
+        super().__init__()
+        self.places = nn.Parameter(torch.randn(positions, WIDTH))
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        return self.table(ids) + self.places[: ids.shape[1]]
+
+
 def view_graph() -> ViewGraph:
     torch.manual_seed(9)
     return ViewGraph(Mixed(), nn.Linear(WIDTH, WIDTH)).eval()

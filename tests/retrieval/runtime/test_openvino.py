@@ -14,11 +14,11 @@ import pytest
 pytest.importorskip("openvino")
 
 from indexer.errors import ConfigError, ModelError
-from retrieval.models.export import export
+from retrieval.models.export import TextGraph, export
 from retrieval.runtime.onnx import OnnxRuntime
 from retrieval.runtime.openvino import OpenVinoRuntime, capabilities
 from retrieval.runtime.protocol import Arrays
-from tests.retrieval.runtime.graphs import text_graph, view_graph
+from tests.retrieval.runtime.graphs import Placed, text_graph, view_graph
 
 GROUP = 4
 
@@ -76,8 +76,22 @@ def test_segments_of_several_views_are_averaged_across_groups(views_graph: Path)
 @pytest.mark.parametrize(("count", "tokens"), [(1, 1), (3, 5), (2, 16), (5, 37)])
 def test_texts_of_any_length(texts_graph: Path, count: int, tokens: int) -> None:
     expected = OnnxRuntime.open(texts_graph, threads=1).run(texts(count, tokens))["vectors"]
-    found = OpenVinoRuntime.open(texts_graph, threads=1, group=GROUP).run(texts(count, tokens))["vectors"]
+    runtime = OpenVinoRuntime.open(texts_graph, threads=1, group=GROUP, max_tokens=40)
+    found = runtime.run(texts(count, tokens))["vectors"]
     np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize(("positions", "fixed"), [(13, False), (13, True)])
+def test_texts_as_long_as_the_network_has_positions_for(tmp_path: Path, positions: int, fixed: bool) -> None:
+    path = tmp_path / "placed.onnx"
+    samples = texts(3, positions if fixed else 5)
+    export(TextGraph(Placed(positions)).eval(), path, samples, fixed_length=fixed)
+    expected = OnnxRuntime.open(path, threads=1)
+    for most in (0, positions):
+        runtime = OpenVinoRuntime.open(path, threads=1, max_tokens=most)
+        for tokens in [positions] if fixed else [5, positions, 6, positions, 9, 8]:
+            found, right = (one.run(texts(4, tokens))["vectors"] for one in (runtime, expected))
+            np.testing.assert_allclose(found, right, atol=2e-6)
 
 
 def test_a_vector_does_not_depend_on_its_batch(views_graph: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from indexer.types import Modality
 from retrieval.encoders.tower import OUTPUT, text_inputs
-from retrieval.models.registry import Model
+from retrieval.models.model import Model
 from retrieval.runtime.devices import CPU
 from retrieval.runtime.onnx import OnnxRuntime
 from retrieval.runtime.protocol import Arrays

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
@@ -163,24 +163,6 @@ def test_mixed_precision(outer: bool) -> None:
         # bfloat16 sums of chunks are rounded one by one, so only about as close as it resolves
         scale = gradient.abs().max().item()
         torch.testing.assert_close(space.gradients()[name], gradient, rtol=0.02, atol=0.02 * scale)
-
-
-def test_ranks_average_after_the_last_backward_pass_only() -> None:
-    space = Space(dropout=0.0, options=LossOptions()).double()
-    held: list[bool] = [False]
-    seen: list[bool] = []
-
-    @contextmanager
-    def no_sync() -> Any:
-        held[0] = True
-        yield
-        held[0] = False
-
-    for parameter in space.parameters():
-        parameter.register_post_accumulate_grad_hook(lambda _: seen.append(held[0]))
-    backward_in_chunks(make_inputs(), space.encode, space.loss, chunk=4, no_sync=no_sync)
-    assert seen.count(False) == 4  # the last sound chunk: two layers, each with a weight and a bias
-    assert all(seen[:-4])
 
 
 def test_frozen_heads_and_modalities_out_of_the_loss() -> None:

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from indexer.errors import ConfigError, ModelError, TrainingError
-from retrieval.models.bare import NestedHead, PictureHead
 from retrieval.models.starter.heads import AudioHead, BaseHead, HeadShape, ImageHead
-from retrieval.training.described import AsTheyAre, describable, head_from_description
+from retrieval.training.described import AsTheyAre, Prefix, head_from_description
 from retrieval.training.heads import (
     Affine,
     Fourier,
@@ -41,14 +40,14 @@ def head_of(kind: str, *, width: int = WIDTH, dim: int = DIM, seed: int = 0, **o
     return make_head(HeadOptions(HeadKind(kind), hidden=16, **options), width, dim, seed=seed)  # type: ignore[arg-type]
 
 
-def sound_base() -> AudioHead:
-    """A sound's head on 12 features with made-up numbers, as the starter's loader gives one."""
-    return randomised(AudioHead(HeadShape(features=WIDTH, classes=6, top=3, classifier=(7,))))
+def sound_base() -> BaseHead:
+    """A sound's head on 12 features with made-up numbers."""
+    return BaseHead(randomised(AudioHead(HeadShape(features=WIDTH, classes=6, top=3, classifier=(7,)))))
 
 
-def picture_base() -> PictureHead:
+def picture_base() -> BaseHead:
     head = randomised(ImageHead(HeadShape(features=WIDTH, classes=6, top=3)))
-    return PictureHead(randomised(nn.Linear(WIDTH, 6)), head)
+    return BaseHead(head, randomised(nn.Linear(WIDTH, 6)))
 
 
 def randomised(module: nn.Module) -> nn.Module:  # type: ignore[type-var]
@@ -204,13 +203,13 @@ def test_an_identity_cannot_lie_on_a_base() -> None:
     with pytest.raises(TrainingError, match="no layer that could start at zero"):
         OnBase(sound_base(), identity)
     with pytest.raises(TrainingError, match="the head on it 8"):
-        OnBase(BaseHead(sound_base()), head_of("linear"))
+        OnBase(sound_base(), head_of("linear"))
 
 
 @torch.no_grad()
 def test_heads_come_back_from_their_descriptions() -> None:
     made = [head_of(kind, input_norm="layer", hidden_norm="batch", dropout=0.1) for kind in KINDS]
-    narrow = NestedHead(sound_base(), 20)
+    narrow = Prefix(sound_base(), 20)
     bases = [sound_base(), picture_base(), narrow]
     for head in (
         *made,
@@ -218,7 +217,7 @@ def test_heads_come_back_from_their_descriptions() -> None:
     ):
         for parameter in head.parameters():  # away from any start
             parameter.add_(0.1)
-        whole = describable(head).eval()
+        whole = head.eval()
         again = head_from_description(whole.describe())
         again.load_state_dict(whole.state_dict())
         assert torch.equal(again.eval()(features()), whole(features()))
@@ -228,15 +227,18 @@ def test_heads_come_back_from_their_descriptions() -> None:
 
 
 @torch.no_grad()
-def test_a_base_models_heads_keep_their_numbers_when_made_describable() -> None:
+def test_a_base_models_heads_are_what_they_hold() -> None:
     x = features()
-    for base in (sound_base(), picture_base(), NestedHead(sound_base(), 20)):
-        torch.testing.assert_close(describable(base)(x), base(x))
-    assert isinstance(describable(nn.Identity()), AsTheyAre)
+    sound, picture = sound_base(), picture_base()
+    torch.testing.assert_close(sound(x), sound.head(x))
+    torch.testing.assert_close(picture(x), picture.head(x, picture.classifier(x)))
+    first = sound(x)[:, :20]
+    torch.testing.assert_close(Prefix(sound, 20)(x), first / first.norm(dim=1, keepdim=True))
+    assert torch.equal(AsTheyAre()(x), x)
     with pytest.raises(ModelError, match="class Tanh has no description"):
-        describable(nn.Tanh())
+        OnBase(nn.Tanh(), head_of("linear")).describe()
     with pytest.raises(ModelError, match="takes none"):
-        BaseHead(sound_base(), nn.Linear(2, 2))
+        BaseHead(sound.head, nn.Linear(2, 2))
 
 
 @pytest.mark.parametrize(
@@ -316,8 +318,8 @@ def test_every_kind_exports_to_onnx(tmp_path: Path) -> None:
         head_of("residual"),
         head_of("fourier"),
         make_head(HeadOptions(HeadKind.IDENTITY), WIDTH, WIDTH, seed=0),
-        OnBase(describable(sound_base()), head_of("residual", dim=384)),
-        describable(NestedHead(picture_base(), 20)),
+        OnBase(sound_base(), head_of("residual", dim=384)),
+        Prefix(picture_base(), 20),
     ]
     for head in heads:
         for name, parameter in head.named_parameters():

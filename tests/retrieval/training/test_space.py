@@ -12,7 +12,7 @@ from torch import nn
 
 from indexer.errors import ConfigError, ModelError, TrainingError
 from indexer.types import Modality
-from retrieval.models.starter.heads import AudioHead, HeadShape
+from retrieval.models.starter.heads import AudioHead, BaseHead, HeadShape
 from retrieval.training.heads import HeadKind, HeadOptions, OnBase, make_head
 from retrieval.training.space import SharedSpace, load_space, save_space
 
@@ -28,7 +28,7 @@ def make_space(*, base: bool = False, dims: tuple[int, ...] = (384, 64, 16)) -> 
     if base:
         sound = AudioHead(HeadShape(features=9, classes=5, top=2, classifier=(6,)))
         nn.init.normal_(sound.class_vectors)
-        heads[AUDIO] = OnBase(sound, make_head(HeadOptions(), 9, dim, seed=2), gain=0.8)
+        heads[AUDIO] = OnBase(BaseHead(sound), make_head(HeadOptions(), 9, dim, seed=2), gain=0.8)
     return SharedSpace(heads, dims=dims, scale=20.0, bias=-10.0)
 
 
