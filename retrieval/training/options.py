@@ -144,9 +144,9 @@ class TrainOptions:
                 raise ConfigError(f"{name} is {value}, expected {what}")
         bad = [dim for dim in self.matryoshka if not 0 < dim < (self.dim or math.inf)]
         if bad or len(set(self.matryoshka)) != len(self.matryoshka):
+            below = f" and below dim={self.dim}" if self.dim else ""
             raise ConfigError(
-                f"matryoshka is {list(self.matryoshka)}, expected numbers above 0 and below dim={self.dim}, "
-                "each once"
+                f"matryoshka is {list(self.matryoshka)}, expected numbers above 0{below}, each once"
             )
         if self.chunk and self.head.hidden_norm == "batch":
             raise ConfigError(

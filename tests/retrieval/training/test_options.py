@@ -32,7 +32,8 @@ def test_overrides_reach_every_level_and_the_later_wins() -> None:
     )
     assert (found.lr, found.loss.margin, found.head.kind) == (2e-4, 0.3, "mlp")
     assert found.freeze == (Modality.TEXT, Modality.AUDIO)
-    assert found.dims == (384, 128, 64)
+    assert found.in_space(384).dims == (384, 128, 64)
+    assert replace(found, dim=256).in_space(384).dims == (256, 128, 64)
     assert parse_overrides(["freeze=", "wandb=true"], found) == replace(found, freeze=(), wandb=True)
     assert parse_overrides(["loss.init_scale=20"]).loss.init_scale == 20.0
     assert parse_overrides(["loss.init_scale=none"]).loss.init_scale is None
@@ -76,7 +77,7 @@ def test_toml_lies_under_overrides(tmp_path: Path) -> None:
         ("batch_size=1", "batch_size is 1, expected 2 or more", ""),
         ("ema=1", "ema is 1.0", ""),
         ("pairs.image_text=-1", "pairs.image_text is -1.0", ""),
-        ("matryoshka=512", "below dim=384", ""),
+        ("matryoshka=0", "numbers above 0", ""),
         ("head.dropout=1", "head.dropout is 1.0", ""),
     ],
 )
@@ -86,6 +87,13 @@ def test_what_is_wrong_is_named(text: str, message: str, hint: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)) as caught:
         parse_overrides([text])
     assert re.search(hint.replace("?", r"\?"), caught.value.hint or "")
+
+
+def test_nested_dimensions_lie_below_the_spaces() -> None:
+    with pytest.raises(ConfigError, match="below dim=128"):
+        replace(parse_overrides(["matryoshka=64"]), dim=128, matryoshka=(512,))
+    with pytest.raises(ConfigError, match="below dim=384"):
+        parse_overrides(["matryoshka=512"]).in_space(384)  # the base model's
 
 
 def test_fp16_is_refused_on_a_cpu() -> None:
