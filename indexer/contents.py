@@ -107,7 +107,8 @@ class ContentEncoder:
             with contextlib.suppress(Exception):  # `encode` meets it again, and raises it where it is heard
                 self.encoders[modality].warm()
 
-        threading.Thread(target=load, name=f"warm {modality}", daemon=True).start()
+        # Not a daemon: an interpreter that ends while a library loads in a thread aborts.
+        threading.Thread(target=load, name=f"warm {modality}", daemon=False).start()
 
     def _take(self, outcome: Chunk | Finished | Failed) -> Iterator[Encoded | Broken]:
         entry = self._open.get(outcome.job_id)

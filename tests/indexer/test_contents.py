@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -216,3 +217,22 @@ def test_revoked_items_leave_every_queue(tmp_path: Path) -> None:
     again, _ = ledger.enter(hash_item(entry, trust=False))
     assert [one.key for one in again] == [media[0].key]
     assert ledger.settle(media[0].key, None)[0].item.path == "cow.md"
+
+
+def test_a_model_loads_in_a_thread_that_an_ending_interpreter_waits_for() -> None:
+    """A library that is cut short while it loads aborts the process, whatever was to be its exit code."""
+    threads: list[threading.Thread] = []
+
+    class Slow(ToyEncoder):
+        def warm(self) -> None:
+            threads.append(threading.current_thread())
+
+    pool: Any = Script(Failed(1, "no picture"))
+    (outcome,) = ContentEncoder(pool, {Modality.TEXT: Slow(Modality.TEXT)}, Stopwatch()).run([medium(b"1")])
+    assert isinstance(outcome, Broken)
+    for thread in threading.enumerate():
+        if thread.name == "warm text":
+            thread.join()
+    (thread,) = threads
+    assert thread is not threading.main_thread()
+    assert not thread.daemon
