@@ -5,10 +5,8 @@ Imports torch: only building a bundle may import this.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from torch.nn import functional as F
 from indexer.errors import ModelError
 from indexer.types import Modality, Preparer
 from retrieval.encoders.tower import OUTPUT, text_inputs
+from retrieval.models.quiet import errors_only
 from retrieval.runtime.onnx import OnnxRuntime
 
 TOLERANCE = 1e-4  # largest difference of a coordinate between torch and the graph, for unit vectors
@@ -134,7 +133,8 @@ def export(
     free = torch.export.Dim.DYNAMIC
     rows_only = fixed_length and isinstance(graph, TextGraph)
     shapes = tuple({0: free} if t.ndim > 2 or rows_only else {0: free, 1: free} for t in inputs)
-    with _quiet():
+    talkers = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+    with errors_only(*talkers), warnings.catch_warnings(action="ignore"):
         torch.onnx.export(
             graph,
             inputs,
@@ -156,19 +156,3 @@ def export(
             f"the exported graph {path.name} differs from torch by {worst:.2g}, expected at most {tolerance}",
             hint="install the versions that requirements.lock names",
         )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's warnings and log lines, which tell a user nothing."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

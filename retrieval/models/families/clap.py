@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from indexer.types import Modality
 from retrieval.encoders.library_text import LibraryTextPreparer
 from retrieval.encoders.log_mel import LogMelPreparer, MelScale, Padding
 from retrieval.models.bundle import TowerSpec, WeightRef
+from retrieval.models.quiet import errors_only, without_bars
 
 if TYPE_CHECKING:
     from torch import nn
@@ -120,7 +120,7 @@ def _model(folder: Path) -> Any:
 
     _weight_files(folder)
     _config(folder)
-    with _quiet(), _understood(folder):
+    with errors_only("transformers"), without_bars(), _understood(folder):
         loaded: Any = ClapModel.from_pretrained(
             folder,
             use_safetensors=True,
@@ -151,7 +151,7 @@ def _config(folder: Path) -> Any:
         )
     from transformers import ClapConfig
 
-    with _quiet(), _understood(folder):
+    with errors_only("transformers"), without_bars(), _understood(folder):
         config: Any = ClapConfig.from_pretrained(folder, local_files_only=True)
     audio = config.audio_config
     if audio.enable_fusion and audio.fusion_type == "channel_map":
@@ -163,7 +163,7 @@ def _sound_preparer(folder: Path, config: Any) -> LogMelPreparer:
     """The preparer that the folder's feature extractor asks for."""
     from transformers import ClapFeatureExtractor
 
-    with _quiet(), _understood(folder):
+    with errors_only("transformers"), without_bars(), _understood(folder):
         told = ClapFeatureExtractor.from_pretrained(folder, local_files_only=True)
     if told.truncation not in ("fusion", "rand_trunc"):
         raise ModelError(f"the feature extractor truncates by {told.truncation!r}, which is not known")
@@ -271,20 +271,3 @@ def _understood(folder: Path) -> Iterator[None]:
             hint="copy the whole model again: config.json, preprocessor_config.json, model.safetensors and "
             "the tokenizer's files",
         ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the library's progress bar and its warnings; what matters in them is checked here."""
-    from transformers.utils import logging as talk
-
-    logger = logging.getLogger("transformers")
-    level, bar = logger.level, talk.is_progress_bar_enabled()
-    try:
-        logger.setLevel(logging.ERROR)
-        talk.disable_progress_bar()
-        yield
-    finally:
-        logger.setLevel(level)
-        if bar:
-            talk.enable_progress_bar()

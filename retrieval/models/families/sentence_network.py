@@ -5,10 +5,8 @@ Imports torch; sentence.py imports this inside functions only. Knows nothing of 
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from torch.nn import functional as F
 
 from indexer.errors import ModelError
 from indexer.types import Modality
+from retrieval.models.quiet import errors_only, without_bars
 
 OUTPUT = "sentence_embedding"
 MASK = "attention_mask"
@@ -37,7 +36,8 @@ def open_model(folder: Path, *, trust_remote_code: bool = False) -> Any:
     from sentence_transformers import SentenceTransformer
 
     try:
-        with _quiet():
+        talkers = ("sentence_transformers", "transformers")
+        with errors_only(*talkers), without_bars(), warnings.catch_warnings(action="ignore"):
             model = SentenceTransformer(
                 str(folder),
                 device="cpu",
@@ -204,26 +204,3 @@ def _exportable(step: nn.Module) -> nn.Module:
         return step
     bag: Any = step.embedding
     return TokenMean(bag.weight)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the libraries' progress bars and log lines; what is wrong comes back as an exception."""
-    from transformers.utils import logging as said
-
-    names = ("sentence_transformers", "transformers")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    bars = said.is_progress_bar_enabled()
-    try:
-        said.disable_progress_bar()
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-        if bars:
-            said.enable_progress_bar()
