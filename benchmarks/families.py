@@ -6,6 +6,9 @@ is exported as `triptych models pull` exports it, and run by ONNX Runtime in f32
 and int8, against the library's network in torch, eager, batches of 32. One run a model, all of its runtimes
 in turns. Quantising runs in a process of its own; one that takes longer than --quantise-s is a result too.
 
+What an item costs is counted by torch, and the rates are set against those of one large matrix product in
+OpenVINO: a library that reaches 40 % of it in float32 cannot be outrun three times in float32 on these cores.
+
 Distances are a share of the median distance between different inputs. What int8 and bf16 cost on random
 weights says little; see precision.py for real ones.
 
@@ -29,6 +32,7 @@ import numpy as np
 import torch
 from common import Budget, median, save, say
 from family_subjects import ITEMS, SUBJECTS, Subject
+from torch.utils.flop_counter import FlopCounterMode
 
 from indexer.types import FloatArray
 from retrieval.models.quantize import import_nncf, quantized, save_graph
@@ -42,6 +46,7 @@ QUANTISE_S = 40.0
 TIMED_S = 30.0  # no round of a model's runtimes begins later than so long after its first
 FEWEST = 2  # rounds
 GOALS = {"openvino f32": 3.0, "openvino bf16": 6.0, "openvino int8": 10.0}
+MATRIX = 4096  # side of the product that tells the machine's rate
 PARITY = 0.02  # of the median distance between different inputs, in f32
 
 
@@ -122,7 +127,49 @@ def parity(found: FloatArray, expected: FloatArray) -> dict[str, float]:
     }
 
 
-def measured(title: str, rounds: int, threads: int, quantise_s: float) -> dict[str, Any]:
+def gflop(subject: Subject) -> float:
+    """Of one item in the library's network: what torch counts of matrix products and convolutions."""
+    torch.backends.mha.set_fastpath_enabled(False)  # its one fused operation is not counted
+    try:
+        with (
+            torch.enable_grad(),
+            FlopCounterMode(display=False) as counter,
+        ):  # it follows modules by gradients
+            subject.library(0, 1)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+    return counter.get_total_flops() / 1e9
+
+
+def matrix_rate(precision: str, threads: int) -> float:
+    """GFLOP/s of a large matrix product in OpenVINO: the best of nine, as others may share the cores."""
+    import openvino
+    from openvino import opset13 as ops
+
+    side = np.random.default_rng(0).standard_normal((MATRIX, MATRIX)).astype(np.float32)
+    rows = ops.parameter([MATRIX, MATRIX], np.float32)
+    product = openvino.Model([ops.matmul(rows, ops.constant(side), False, False)], [rows])
+    options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
+    request = openvino.compile_model(product, "CPU", options).create_infer_request()
+    request.infer({0: side})
+    rates = []
+    for _ in range(9):
+        start = time.perf_counter()
+        request.infer({0: side})
+        rates.append(2 * MATRIX**3 / (time.perf_counter() - start) / 1e9)
+    return max(rates)
+
+
+def cost(subject: Subject, per_s: dict[str, float], matrix: dict[str, float]) -> dict[str, Any]:
+    """What an item costs, and what share of the machine's float32 rate each runtime's items/s are."""
+    work = gflop(subject)
+    shares = {one: round(value * work / matrix["f32"], 2) for one, value in per_s.items()}
+    return {"gflop_an_item": round(work, 3), "share_of_f32_matrix_rate": shares}
+
+
+def measured(
+    title: str, rounds: int, threads: int, quantise_s: float, matrix: dict[str, float]
+) -> dict[str, Any]:
     """One family's numbers."""
     make, architecture = SUBJECTS[title]
     with tempfile.TemporaryDirectory() as name:
@@ -149,6 +196,7 @@ def measured(title: str, rounds: int, threads: int, quantise_s: float) -> dict[s
         "architecture": architecture or "as published",
         "per_s": {one: round(value, 1) for one, value in middle.items()},
         "times_torch_eager": {one: round(middle[one] / middle["torch eager"], 2) for one in opened},
+        **cost(subject, middle, matrix),
         "rounds": len(rates["torch eager"]),
         "open_s": starts,
         "parity": {one: parity(found[one], expected) for one in opened},
@@ -191,10 +239,15 @@ def main() -> None:
         return
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(threads)
+    matrix = {
+        name: round(matrix_rate(name, threads), 1)
+        for name, word in (("f32", "FP32"), ("bf16", "BF16"))
+        if word in capabilities()
+    }
     results = {}
     for title in options.only or SUBJECTS:
         say(title)
-        results[title] = measured(title, options.rounds, threads, options.quantise_s)
+        results[title] = measured(title, options.rounds, threads, options.quantise_s, matrix)
         say(f"  {results[title]['per_s']}")
     if options.only:
         print(results)
@@ -205,6 +258,7 @@ def main() -> None:
             "items": ITEMS,
             "threads": threads,
             "computes in": ", ".join(capabilities()),
+            "matrix_gflop_per_s": matrix,
             "families": results,
             "budgets": [budget.as_dict() for budget in budgets(results)],
         },

@@ -41,10 +41,11 @@ def families() -> str:
     for name, each in measured().items():
         rates, times = each["per_s"], each["times_torch_eager"]
         cells = [f"{rates[one]:.0f} ({times[one]:.1f}x)" if one in times else "-" for one in RUNTIMES]
-        rows.append([name, f"{rates['torch eager']:.1f}", *cells])
+        share = f"{each['share_of_f32_matrix_rate']['openvino f32']:.0%}"
+        rows.append([name, f"{rates['torch eager']:.1f}", *cells, share])
     if not rows:
         return "Not measured yet.\n"
-    return table(["tower", "library, torch eager, a second", *RUNTIMES], rows)
+    return table(["tower", "library, torch eager, a second", *RUNTIMES, "openvino f32 of matrix rate"], rows)
 
 
 def parity() -> str:

@@ -89,7 +89,10 @@ def models_pull(
         say(line)
 
 
-@models_app.command("bridge", epilog="Example: triptych models bridge starter clap:laion/clap-htsat-unfused")
+@models_app.command(
+    "bridge",
+    epilog="Example: triptych models bridge openclip:ViT-B-32/openai clap:laion/clap-htsat-unfused",
+)
 def models_bridge(
     pictures: Annotated[str, typer.Argument(help="The model whose space it is: pictures and texts.")],
     sounds: Annotated[str, typer.Argument(help="The model whose sounds come into it: sounds and texts.")],

@@ -14,6 +14,7 @@ from typing import Any
 from indexer.errors import ConfigError
 
 KS = (1, 5, 10)  # of recall
+WORTH = 3.0  # times the recall of a random order, below which a bridge is as good as none
 WAYS = ("b to a", "a to b")  # which space's texts are the queries; the others are the gallery
 
 
@@ -125,6 +126,11 @@ class BridgeReport:
                 cells = "".join(f"{score.test[way][f'R@{k}']!s:<20}" for k in KS)
                 found.append(f"{method.value:<12}{way:<8}{cells}{100 * score.validation:.1f}")
         found.append(f"chosen: {self.chosen.value}, {self.why}")
+        best = self.scores[self.chosen].test
+        if any(best[way]["R@10"].value < WORTH * self.chance for way in WAYS):
+            found.append(
+                "WARNING: held-out texts hardly find themselves through it, so sounds will not either"
+            )
         if self.towers:
             found.append(f"{', '.join(self.towers)} of {self.b} now lies in the space of {self.a}")
         if self.centred:

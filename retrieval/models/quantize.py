@@ -9,10 +9,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import logging
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from retrieval.models.bundle import Bundle, ModelSpec, TowerSpec, link_or_copy
 from retrieval.models.cache import store
 from retrieval.models.int8_search import closest
 from retrieval.models.model import Model, open_tower
+from retrieval.models.quiet import errors_only
 from retrieval.models.registry import load_model
 from retrieval.models.versions import versions
 from retrieval.runtime.choose import Choice, Engine, Precision
@@ -159,7 +159,12 @@ def quantized(nncf: Any, graph: Path, inputs: Sequence[Inputs], *, seconds: floa
     probes = list(inputs[::every])
     ranging = [one for place, one in enumerate(inputs) if place % every] or probes
     softmaxes = sum(node.get_type_name() == "Softmax" for node in model.get_ordered_ops())
-    with _quiet():
+    # Its lines and bars go to stdout, where only data belongs.
+    with (
+        errors_only("nncf"),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         small = nncf.quantize(
             model,
             nncf.Dataset(ranging),
@@ -207,19 +212,6 @@ def _wide_sums() -> bool:
 def view_inputs(views: npt.NDArray[Any]) -> Inputs:
     """One picture as the graph takes it."""
     return {"views": views, "pool": np.full((1, len(views)), 1.0 / len(views), dtype=np.float32)}
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without nncf's log lines and bars, which go to stdout, where only data belongs."""
-    logger = logging.getLogger("nncf")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _pictures(folder: Path, tower: Tower) -> tuple[list[_Picture], list[_Picture]]:

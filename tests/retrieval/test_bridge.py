@@ -50,6 +50,7 @@ def test_every_method_finds_a_turned_space_again(fitted: Bridge) -> None:
         vectors = through(fitted.heads[method], in_b(new))
         assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(50), abs=1e-5)
         assert mean_recall(vectors, in_a(new)) > 0.95
+    assert not any(line.startswith("WARNING") for line in fitted.report.lines())
 
 
 def test_unrelated_spaces_are_not_bridged() -> None:
@@ -57,6 +58,7 @@ def test_unrelated_spaces_are_not_bridged() -> None:
     assert found.chance == pytest.approx(10 / found.captions["test"])
     for score in found.scores.values():
         assert score.test["b to a"]["R@10"].value < 3 * found.chance
+    assert any(line.startswith("WARNING: held-out texts hardly") for line in found.lines())
 
 
 def test_the_same_arguments_give_the_same_numbers(fitted: Bridge) -> None:

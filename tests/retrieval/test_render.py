@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from indexer.build import BuildOptions, update
 from indexer.errors import ConfigError
@@ -16,6 +17,7 @@ from indexer.report import FileFailed, UpdateReport, Warned
 from indexer.types import Modality, Range, Source
 from retrieval.render.data import Format, pick_format, render
 from retrieval.render.escape import printable, snippet
+from retrieval.render.progress import build_progress
 from retrieval.render.report import failure_lines, failures_json, update_json
 from retrieval.render.table import hit_lines
 from retrieval.types import Hit, Query, SearchResult
@@ -151,3 +153,20 @@ def test_two_formats_are_refused() -> None:
     assert pick_format({"json": False}) is Format.TABLE
     with pytest.raises(ConfigError, match="two output formats"):
         pick_format({"json": True, "csv": True})
+
+
+def test_steps_of_a_pull_are_said_once_each_where_there_is_no_terminal() -> None:
+    said = io.StringIO()
+    with build_progress(Console(file=said), title=None) as show:
+        for step, share in (("downloading model.safetensors", 0.1), ("downloading model.safetensors", 0.4)):
+            show(step, share)
+        show("exporting \x1b[31mtext", 0.9)
+    assert said.getvalue().splitlines() == ["downloading model.safetensors", "exporting \\x1b[31mtext"]
+
+
+def test_a_model_that_is_built_says_so_once() -> None:
+    said = io.StringIO()
+    with build_progress(Console(file=said), title="building it") as show:
+        show("text", 0.1)
+        show("image", 0.5)
+    assert said.getvalue().splitlines() == ["building it, once (under a minute)"]

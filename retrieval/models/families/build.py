@@ -60,7 +60,13 @@ def write_family(
     def fill(work: Path) -> ModelSpec:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             link_or_copy(path, work / SOURCE / path.relative_to(folder))
-        written, refused = _export_all(work, towers, trust_remote_code, say)
+        try:
+            written, refused = _export_all(work, towers, trust_remote_code, say)
+        except (
+            ModelError
+        ) as error:  # names the folder that its reader knows, not one that goes with the error
+            told = error.message.replace(str(work / SOURCE), str(folder))
+            raise ModelError(told, hint=error.hint) from error
         about = said | {
             "pulled": name,
             "torch only": refused,

@@ -386,3 +386,16 @@ def test_loading_says_nothing(plain: Path, capfd: pytest.CaptureFixture[str]) ->
     shown = capfd.readouterr()
     assert shown.out == ""
     assert shown.err == ""
+
+
+def test_an_error_names_the_folder_that_the_user_has(home: Path, tmp_path: Path) -> None:
+    from retrieval.models.families.build import write_family
+
+    folder = tmp_path / "mine"
+    write_clap(folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ModelError) as caught:
+        write_family("clap:mine", "clap", folder)
+    assert str(folder) in caught.value.message
+    assert ".building" not in caught.value.message

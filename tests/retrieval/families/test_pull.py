@@ -441,6 +441,7 @@ def test_a_real_text_model_from_the_hub_to_vectors(hub: FakeHub, home: Path, tmp
     hub.add("acme/real", {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths})
     bundle = pull("st:acme/real")
     assert bundle.spec.modalities == (Modality.TEXT,)
+    assert {weight.licence for weight in bundle.spec.towers[0].weights} == {"mit"}
     assert not bundle.verify()
     texts = ["", "a red hat", "two cats asleep near the window " * 20, "Ein roter Hut; 東京タワー"]
     tower = load_model("st:acme/real").tower(Modality.TEXT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from retrieval.encoders.described import preparer_of
 from retrieval.encoders.tower import Tower, text_inputs
 from retrieval.models.bundle import TowerSpec
 from retrieval.models.export import export_tower
-from retrieval.models.families import sentence
+from retrieval.models.families import build, sentence
 from retrieval.runtime.onnx import OnnxRuntime
 from tests.retrieval.families import sentence_models as made
 
@@ -293,6 +293,15 @@ def test_the_space_hangs_on_pooling(case: Callable[[str], Case], tmp_path: Path)
     assert after.preprocessing == before.preprocessing
     changed = {weight.name for weight in set(after.weights) ^ set(before.weights)}
     assert changed == {"1_Pooling/config.json"}
+
+
+def test_a_network_of_another_width_than_it_says_is_refused(case: Callable[[str], Case]) -> None:
+    one = case("prompts")
+    tower, preparer = one.towers[Modality.TEXT], one.preparer(Modality.TEXT)
+    network = sentence.load(one.folder, Modality.TEXT)
+    build._check_width(network, preparer, tower)
+    with pytest.raises(ModelError, match="gives 32 numbers, its configuration says 48"):
+        build._check_width(network, preparer, replace(tower, dim=48))
 
 
 def test_a_limit_beyond_the_positions_is_lowered(tmp_path: Path) -> None:

@@ -61,6 +61,14 @@ def test_indexing_takes_what_measured_best() -> None:
     assert choose(tower(Modality.AUDIO), Use.INDEX, lower) == Choice(Engine.OPENVINO, Precision.BF16)
 
 
+@pytest.mark.usefixtures("with_openvino")
+def test_a_precision_that_was_not_measured_on_a_model_is_said() -> None:
+    lower = replace(CPU, precision="bf16")
+    assert choose(tower(), Use.INDEX, lower).note is None
+    assert choose(tower(family="openclip"), Use.INDEX, CPU).note is None
+    assert "bf16" in (choose(tower(family="openclip"), Use.INDEX, lower).note or "")
+
+
 @pytest.mark.usefixtures("without_openvino")
 def test_without_openvino_onnx_runtime_serves_and_says_so() -> None:
     choice = choose(tower(), Use.INDEX, CPU)
