@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from indexer.errors import ConfigError, TrainingStopped, TriptychError
-from indexer.types import Modality
-from retrieval.commands.batch import BatchFlag, SearchGpuFlag, check_flags, open_batch, search_batch
+from indexer.errors import QuerySyntaxError, TrainingStopped, TriptychError
+from retrieval.commands.calibrate import calibrate
+from retrieval.commands.concepts import concepts_app
+from retrieval.commands.duplicates import duplicates
+from retrieval.commands.explain import explain
 from retrieval.commands.models import models_app
+from retrieval.commands.place import IndexFlag, chosen_index
+from retrieval.commands.schema import schema
+from retrieval.commands.search import search
 from retrieval.commands.talk import DimFlag, JsonFlag, ModelFlag, print_json, say, stderr_console
 from retrieval.commands.training import evaluate, train
-from retrieval.config import Settings, load_settings
+from retrieval.config import load_settings
 
 HELP = """Search your own pictures, sounds and texts by one another, offline.
 
@@ -48,6 +54,8 @@ class App(typer.Typer):
         except TrainingStopped as stop:
             _explain(stop.message, stop.hint, kind="")
             sys.exit(INTERRUPTED)
+        except QuerySyntaxError as error:
+            _explain(error.message, error.hint, shown=error.shown)
         except TriptychError as error:
             _explain(error.message, error.hint)
         except OSError as error:
@@ -60,13 +68,14 @@ class App(typer.Typer):
         sys.exit(2)
 
 
-def _explain(message: str, hint: str | None, *, kind: str = "error: ") -> None:
-    """One line that says what is wrong, one that says what to do."""
+def _explain(message: str, hint: str | None, *, kind: str = "error: ", shown: Sequence[str] = ()) -> None:
+    """One line that says what is wrong, then what it is wrong with where that helps, then what to do."""
     if os.environ.get("TRIPTYCH_DEBUG") == "1":
         raise
     from retrieval.render.escape import printable
 
-    say(f"{kind}{printable(message)}" + (f"\n  {printable(hint)}" if hint else ""))
+    lines = [*shown, *([hint] if hint else [])]
+    say("\n  ".join([f"{kind}{printable(message)}", *map(printable, lines)]))
 
 
 app = App(
@@ -77,62 +86,8 @@ app = App(
     pretty_exceptions_enable=False,
 )
 
-IndexFlag = Annotated[Path | None, typer.Option("--index", help="The index, or a folder that holds one.")]
 
-
-@app.command(epilog='Example: triptych search "a singing bird" --in image -k 5')
-def search(
-    query: Annotated[
-        str | None, typer.Argument(help="Words, a picture, a sound, or - for stdin; text: and file: force.")
-    ] = None,
-    within: Annotated[
-        str | None, typer.Option("--in", help="Modalities to search: image,text,audio.")
-    ] = None,
-    k: Annotated[int | None, typer.Option("-k", min=1, help="Hits to show.")] = None,
-    index: IndexFlag = None,
-    model: ModelFlag = None,
-    segments: Annotated[
-        bool, typer.Option("--segments", help="Show every segment, not its item once.")
-    ] = False,
-    as_json: JsonFlag = False,
-    jsonl: Annotated[bool, typer.Option("--jsonl", help="Print a JSON object a line.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
-    paths: Annotated[bool, typer.Option("--paths", help="Print bare paths.")] = False,
-    nul: Annotated[bool, typer.Option("-0", help="Print bare paths, each ended by a NUL.")] = False,
-    batch: BatchFlag = None,
-    gpu: SearchGpuFlag = None,
-) -> None:
-    """Find items by words, a picture or a sound. Exits 0 with hits, 1 without, 2 on an error."""
-    from retrieval.query.searcher import Searcher
-    from retrieval.render.data import Format, pick_format
-
-    form = pick_format({"json": as_json, "jsonl": jsonl, "csv": as_csv, "paths": paths, "nul": nul})
-    check_flags(query, batch, gpu, other_form=form not in (Format.TABLE, Format.JSONL))
-    settings = load_settings()
-    place = _choose(index, settings)
-    if batch is not None:
-        from retrieval.query.batch import Wanted
-
-        wanted = Wanted(k or settings.k, _modalities(within), segments)
-        with (
-            open_batch(batch) as file,
-            Searcher.open(place, model=model, threads=settings.threads, on_build=_say_build) as searcher,
-        ):
-            code = search_batch(searcher, file, wanted, gpu=gpu, device=settings.device)
-        raise typer.Exit(code)
-    with Searcher.open(place, model=model, threads=settings.threads, on_build=_say_build) as searcher:
-        result = searcher.search(
-            query or "", k=k or settings.k, modalities=_modalities(within), segments=segments
-        )
-    if form is Format.TABLE:
-        from retrieval.render.table import hit_lines
-
-        print("\n".join(hit_lines(result))) if result.hits else say("nothing found")
-    else:
-        from retrieval.render.data import render
-
-        sys.stdout.buffer.write(render(result, form))
-    raise typer.Exit(0 if result.hits else 1)
+app.command(epilog='Example: triptych search "a singing bird" --in image -k 5')(search)
 
 
 @app.command(epilog="Example: triptych index ~/Media ~/Sounds --index ~/my.triptych")
@@ -200,7 +155,7 @@ def info(
     """What an index covers: roots, counts by modality, space, parts, size, generations."""
     from retrieval.render.report import failure_lines, failures_json, info_json, info_lines
 
-    chosen = _choose(index, load_settings())
+    chosen = chosen_index(index, load_settings())
     if failures:
         if as_json:
             print_json(failures_json(chosen))
@@ -219,7 +174,7 @@ def verify(index: IndexFlag = None, as_json: JsonFlag = False) -> None:
     from indexer.verify import verify as check
     from retrieval.render.report import verify_json, verify_lines
 
-    report = check(_choose(index, load_settings()))
+    report = check(chosen_index(index, load_settings()))
     if as_json:
         print_json(verify_json(report))
     else:
@@ -233,10 +188,16 @@ def forget(
     index: IndexFlag = None,
 ) -> None:
     """Remove files from an index physically: rows, texts and vectors. Leaves the files alone."""
-    from indexer.build import forget as remove
+    from retrieval.indexing import forget as remove
 
-    count = remove(_choose(index, load_settings()), paths)
+    count = remove(chosen_index(index, load_settings()), paths)
+    if count:
+        from retrieval.query import session
+
+        session.forget()  # the last search may tell of them
     say(f"forgot {count} item{'s' * (count != 1)}")
+    if count:
+        say("`triptych index` works out anew what was dropped with them: probabilities, near-duplicates")
     if count and any(path.exists() for path in paths):
         say("files that are still there come back with the next update; .triptychignore keeps them out")
     raise typer.Exit(0 if count else 1)
@@ -269,35 +230,14 @@ def embed(
     say(printable(f"{len(rows)} rows of {bundle.dim} dimensions{nothing}: {out}"))
 
 
+app.command(epilog='Example: triptych explain "a red hat" ./hat.png --png heat.png')(explain)
+app.command(epilog="Example: triptych schema --index ~/Pictures")(schema)
+app.command(epilog="Example: triptych duplicates --in image --paths")(duplicates)
+app.command(epilog="Example: triptych calibrate --index ~/Pictures")(calibrate)
+app.add_typer(concepts_app, name="concept")
 app.add_typer(models_app, name="models")
 app.command(epilog="Example: triptych train pairs.parquet --out models/birds --head mlp --epochs 50")(train)
 app.command("eval", epilog="Example: triptych eval pairs.parquet --split test --model models/birds")(evaluate)
-
-
-def _choose(named: Path | None, settings: Settings) -> Path:
-    """The index to read, said on stderr unless it was named."""
-    from retrieval.places import for_reading
-
-    choice = for_reading(named, settings.index)
-    if named is None:
-        say(f"index {choice.path} ({choice.why})")
-    return choice.path
-
-
-def _modalities(argument: str | None) -> tuple[Modality, ...]:
-    names = [name.strip().lower() for name in (argument or "").split(",") if name.strip()]
-    try:
-        return tuple(dict.fromkeys(Modality(name) for name in names))
-    except ValueError:
-        raise ConfigError(
-            f"--in is {argument!r}", hint=f"it takes one or more of {','.join(Modality)}"
-        ) from None
-
-
-def _say_build(_step: str, share: float) -> None:
-    """One line where a search must first build the starter."""
-    if share == 0:
-        say("building the starter model, once (under a minute)")
 
 
 if __name__ == "__main__":  # as launchers of several processes start it: `-m cli`

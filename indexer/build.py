@@ -140,6 +140,7 @@ class _Update:
             raise
         self.publisher.remove(gone)
         self.publisher.commit()
+        self.publisher.derive()
         self.publisher.tidy()
         return self._report(diffs, _judged(diffs, pending, gone, self.hashes, base))
 

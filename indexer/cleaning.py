@@ -17,7 +17,13 @@ from indexer.generation import CURRENT, GENERATION, TOKEN, Generation, read_curr
 
 KEEP_GENERATIONS = 4  # the current one and those before it
 GRACE_S = 3600.0  # how long an older one is kept for readers that opened it
-STORED = {"parts": "", "items": ".parquet", "tombstones": ".bin", "codebooks": ".faiss"}  # folder: suffix
+STORED = {  # folder: suffix
+    "parts": "",
+    "items": ".parquet",
+    "tombstones": ".bin",
+    "codebooks": ".faiss",
+    "derived": ".bin",
+}
 
 
 def kept_generations(index_dir: Path, current: Generation) -> list[Generation]:

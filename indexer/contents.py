@@ -131,7 +131,15 @@ class ContentEncoder:
         for prepared in chunk.prepared:
             queue.append(_Waiting(chunk.job_id, len(entry.segments), prepared.tensor))
             entry.segments.append(
-                Segment(content_hash, modality, source, prepared.range, prepared.text, prepared.phash)
+                Segment(
+                    content_hash,
+                    modality,
+                    source,
+                    prepared.range,
+                    prepared.text,
+                    prepared.phash,
+                    prepared.facts,
+                )
             )
             entry.vectors.append(None)
             entry.missing += 1

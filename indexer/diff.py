@@ -15,7 +15,6 @@ from indexer.errors import PruneRefused
 from indexer.scan import FoundItem, FoundMember, Scan, item_id_of
 from indexer.types import Item, Member, Modality
 
-DIRTY = -1  # stored as mtime_ns of a file written so shortly before that a later write could look the same
 DIRTY_BEFORE_NS = 2_000_000_000  # ticks of file systems are up to 2 s long (FAT)
 DIRTY_AFTER_NS = 3_600_000_000_000  # a clock ahead by more than this is a stamp, not a tick
 PRUNE_SHARE = 5  # more than one item in so many gone from a root needs consent
@@ -184,14 +183,17 @@ def _is_unknown(item: Item, unknown: Collection[str]) -> bool:
 
 
 def is_dirty(mtime_ns: int, read_ns: int) -> bool:
-    """Whether a file was written so shortly before it was read that a later write may leave the same time."""
+    """Whether a file was written so shortly before it was read that a later write may leave the same time.
+
+    The time of such a file is kept negated, so that it never looks unchanged.
+    """
     return read_ns - DIRTY_BEFORE_NS <= mtime_ns <= read_ns + DIRTY_AFTER_NS
 
 
 def _was_dirty(found: FoundItem, item: Item) -> bool:
     """Whether an item was looked into only because its files had just been written the last time."""
     settled = [
-        replace(old, mtime_ns=new.mtime_ns) if old.mtime_ns == DIRTY else old
+        replace(old, mtime_ns=new.mtime_ns) if old.mtime_ns < 0 else old
         for new, old in zip(found.members, item.members, strict=True)
     ]
     return _is_same(found, replace(item, members=tuple(settled)))

@@ -49,6 +49,7 @@ class Change:
     spaces: Mapping[str, Space]
     staged: Sequence[StagedPart]
     purge: bool = False  # rewrite every part with deleted rows, and keep no older generation
+    forgotten: frozenset[bytes] = frozenset()  # contents that this takes out for good, by their hashes
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ TriptychError
 │   ├── LeakageRefused    the same or nearly the same content on both sides of a split
 │   └── TrainingStopped   ctrl-C; a checkpoint to go on from was saved
 ├── QueryError            a query that cannot be understood
+│   └── QuerySyntaxError  one whose operators are wrong: it points at the column
 └── ConfigError           an option, an environment variable or the configuration file
 
 A message says what came, what was expected and, as `hint`, what to do.
@@ -111,6 +112,15 @@ class TrainingStopped(TrainingError):
 
 class QueryError(TriptychError):
     """A query that cannot be understood."""
+
+
+class QuerySyntaxError(QueryError):
+    """A query whose operators are wrong, or a term in it. The message is one line, and tells the column."""
+
+    def __init__(self, message: str, *, column: int, shown: tuple[str, str], hint: str | None = None) -> None:
+        super().__init__(f"{message} (column {column})", hint=hint)
+        self.column = column  # from 1, of the query as it is shown
+        self.shown = shown  # the query, and a line with a caret below the column
 
 
 class ConfigError(TriptychError):

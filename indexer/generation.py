@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from indexer import derived
 from indexer.errors import IndexCorrupt, IndexNotFound
 from indexer.schema import SCHEMA_VERSION, migrate
 from indexer.types import Modality
@@ -107,9 +108,11 @@ class Generation:
     parts: tuple[Part, ...]
     tombstones_file: str | None  # None: no segment is tombstoned
     codebooks: Mapping[str, str]  # "space/modality" -> file
-    files: Mapping[str, StoredFile]  # item table, tombstones, codebooks, by path relative to the index
+    files: Mapping[
+        str, StoredFile
+    ]  # item table, tombstones, codebooks, derived, by path relative to the index
     oldest: int  # no generation before this number may be kept: it names rows that were to go
-    banks: tuple[str, ...] = ()
+    derived: Mapping[str, str] = field(default_factory=dict)  # key, as derived.key_of makes them -> file
 
     @property
     def name(self) -> str:
@@ -168,7 +171,7 @@ def to_json(generation: Generation) -> bytes:
         "parts": [_part_json(part) for part in generation.parts],
         "tombstones": generation.tombstones_file,
         "codebooks": dict(generation.codebooks),
-        "banks": list(generation.banks),
+        "derived": dict(generation.derived),
         "counts": {modality.value: count for modality, count in generation.counts.items()},
         "files": _files_json(generation.files),
     }
@@ -230,9 +233,9 @@ def _from_document(document: dict[str, Any]) -> Generation:
         codebooks={key: _inside(file, "codebooks", ".faiss") for key, file in document["codebooks"].items()},
         files=_stored(document["files"]),
         oldest=int(document["oldest"]),
-        banks=tuple(document["banks"]),
+        derived={_key(key): _inside(file, "derived", ".bin") for key, file in document["derived"].items()},
     )
-    named = {generation.items_file, *generation.codebooks.values()}
+    named = {generation.items_file, *generation.codebooks.values(), *generation.derived.values()}
     if generation.tombstones_file:
         named.add(generation.tombstones_file)
     if named != set(generation.files):
@@ -258,8 +261,10 @@ def _part(document: dict[str, Any]) -> Part:
     expected = {"segments.parquet"}
     for modality in part.counts:
         expected |= {vector_name(space_id, modality), structure_name(space_id, modality)}
-    if set(part.files) != expected or not set(part.kinds) == set(part.precisions) == set(part.counts):
+    if set(part.files) not in (expected, expected | {"facts.parquet"}):
         raise ValueError(f"the files of part {part.id}")
+    if not set(part.kinds) == set(part.precisions) == set(part.counts):
+        raise ValueError(f"the modalities of part {part.id}")
     return part
 
 
@@ -271,6 +276,12 @@ def _words(words: list[str]) -> tuple[str, ...]:
     if not words or not all(WORD.fullmatch(word) for word in words):
         raise ValueError(f"precisions {words!r}")
     return tuple(words)
+
+
+def _key(key: str) -> str:
+    if not derived.KEY.fullmatch(key):
+        raise ValueError(f"key {key!r}")
+    return key
 
 
 def _space(space_id: str) -> str:

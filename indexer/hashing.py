@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from indexer.diff import DIRTY, Pending, is_dirty
+from indexer.diff import Pending, is_dirty
 from indexer.scan import FoundMember
 from indexer.types import Member
 
@@ -103,7 +103,7 @@ def _member(found: FoundMember, known: bytes | None, reading: Reading | None) ->
     size, mtime_ns = found.size, found.mtime_ns
     if reading is not None:
         known, size = reading.content_hash, reading.size
-        mtime_ns = DIRTY if reading.dirty else reading.mtime_ns
+        mtime_ns = -abs(reading.mtime_ns) if reading.dirty else reading.mtime_ns  # see diff.is_dirty
     return Member(found.modality, found.source, found.path, size, mtime_ns, known, found.text)
 
 

@@ -100,7 +100,14 @@ def merged(readers: Sequence[PartReader], dead: Sequence[BoolArray]) -> Content:
                 yield lists, reader.vectors(modality), own
 
     made_in = {modality: _precisions(pairs, modality) for modality in present}
-    return Content(space_id, dim, present, tables, blocks, made_in, sources)
+    known = (
+        table
+        for modality in present
+        for reader, alive in pairs
+        for table in reader.kept_facts(modality, alive)
+    )
+    own = known if any(reader.has_facts for reader in readers) else None
+    return Content(space_id, dim, present, tables, blocks, made_in, own, sources)
 
 
 def _precisions(pairs: Sequence[tuple[PartReader, BoolArray]], modality: Modality) -> tuple[str, ...]:

@@ -5,20 +5,22 @@ What a part is for, and which segments of it count, the store and the snapshot k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from indexer import schema, vectors
+from indexer import facts, schema, vectors
 from indexer.checked import CheckedFile, Verified, describe
 from indexer.errors import IndexCorrupt, StoreError
+from indexer.facts import FACTS
 from indexer.fsio import fsync_dir, fsync_file
 from indexer.generation import PRECISION, VERIFY_HINT, Part, structure_name, vector_name
 from indexer.types import FloatArray, Modality, Segment
-from indexer.vectors import BoolArray, HalfArray
+from indexer.vectors import BoolArray, HalfArray, IndexArray
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 SEGMENTS = "segments.parquet"
 BLOCK = 16_384  # rows handled at a time when a part is written
-KEPT_GROUPS = 64  # row groups of segments kept in memory while hits are read
+KEPT_GROUPS = 128  # row groups of segments kept in memory while hits are read
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class Content:
     tables: Iterator[pa.Table]
     vectors: Mapping[Modality, Iterator[HalfArray]]
     precisions: Mapping[Modality, tuple[str, ...]]  # what the vectors were computed in, sorted
+    facts: Iterator[pa.Table] | None = None  # in the same order of rows; None where there are none at all
     # of a merge: each source's structure (None if flat), vectors, and which of them live
     merged: Callable[[Modality], Iterator[tuple[Any, HalfArray, BoolArray]]] | None = None
 
@@ -59,7 +62,8 @@ def content_of(
     vectors.check_units(rows, what=f"space {space_id[:12]}")
     places = {modality: place for place, modality in enumerate(Modality)}
     order = np.argsort([places[segment.modality] for segment in segments], kind="stable")
-    table = schema.segment_table([segments[i] for i in order])
+    ordered = [segments[i] for i in order]
+    table, known = schema.segment_table(ordered), facts.fact_table(ordered)
     half = rows[order].astype(vectors.HALF)
     counts, blocks, start = {}, {}, 0
     for modality in Modality:
@@ -69,7 +73,8 @@ def content_of(
             blocks[modality] = iter([half[start : start + count]])
             start += count
     made_in = {modality: ((precisions or {}).get(modality, PRECISION),) for modality in counts}
-    return Content(space_id, rows.shape[1], counts, iter([table]), blocks, made_in)
+    own = None if known is None else iter([known])
+    return Content(space_id, rows.shape[1], counts, iter([table]), blocks, made_in, own)
 
 
 def write_part(
@@ -81,6 +86,8 @@ def write_part(
     """
     (folder / content.space_id).mkdir(parents=True)
     _write_segments(folder / SEGMENTS, content.tables)
+    if content.facts is not None:
+        _write_facts(folder / FACTS, content.facts)
     kinds = {}
     for modality, count in content.counts.items():
         kinds[modality] = vectors.structure_kind(count)
@@ -111,28 +118,39 @@ def _blocks(stored: HalfArray) -> Iterator[HalfArray]:
 
 
 def _write_segments(path: Path, tables: Iterator[pa.Table]) -> None:
-    """Tables one after another in row groups of schema.ROW_GROUP, whatever pieces they come in."""
     import pyarrow.parquet as pq
 
     with pq.ParquetWriter(path, schema.segment_schema(), **schema.parquet_options()) as writer:
-        waiting: list[pa.Table] = []
-        for table in tables:
-            waiting.append(table)
-            if sum(len(piece) for piece in waiting) >= BLOCK:
-                waiting = _flush(writer, waiting, whole=False)
-        _flush(writer, waiting, whole=True)
+        _write_groups(writer, tables, schema.ROW_GROUP)
 
 
-def _flush(writer: pq.ParquetWriter, waiting: list[pa.Table], *, whole: bool) -> list[pa.Table]:
+def _write_facts(path: Path, tables: Iterator[pa.Table]) -> None:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetWriter(path, facts.fact_schema(), **facts.parquet_options()) as writer:
+        _write_groups(writer, tables, facts.ROW_GROUP)
+
+
+def _write_groups(writer: pq.ParquetWriter, tables: Iterator[pa.Table], rows: int) -> None:
+    """Tables one after another in row groups of so many rows, whatever pieces they come in."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(len(piece) for piece in waiting) >= BLOCK:
+            waiting = _flush(writer, waiting, rows, whole=False)
+    _flush(writer, waiting, rows, whole=True)
+
+
+def _flush(writer: pq.ParquetWriter, waiting: list[pa.Table], rows: int, *, whole: bool) -> list[pa.Table]:
     """Write full row groups, and the last short one if `whole`; what waits on."""
     import pyarrow as pa
 
     if not waiting:
         return []
     table = pa.concat_tables(waiting)
-    ready = len(table) if whole else len(table) - len(table) % schema.ROW_GROUP
+    ready = len(table) if whole else len(table) - len(table) % rows
     if ready:
-        writer.write_table(table.slice(0, ready), row_group_size=schema.ROW_GROUP)
+        writer.write_table(table.slice(0, ready), row_group_size=rows)
     return [table.slice(ready)] if ready < len(table) else []
 
 
@@ -148,8 +166,9 @@ class PartReader:
         self.part = part
         self.dim = dim
         self._files = files
-        self._parquet: pq.ParquetFile | None = None
+        self._tables: dict[str, pq.ParquetFile] = {}  # by file name
         self._groups: dict[int, pa.Table] = {}
+        self._by_half: tuple[schema.ByteRows, npt.NDArray[np.uint64], IndexArray] | None = None
         self._structures: dict[Modality, Any] = {}
 
     @classmethod
@@ -167,7 +186,7 @@ class PartReader:
         return cls(part, dim, files)
 
     def close(self) -> None:
-        self._parquet = None
+        self._tables.clear()
         self._groups.clear()
         self._structures.clear()
         for file in self._files.values():
@@ -181,8 +200,9 @@ class PartReader:
         """
         for file in self._files.values():
             file.glance()
-        table = self._files[SEGMENTS]
-        _require(table, table.peek(0, 4) == table.peek(-4, 4) == b"PAR1", "is no Parquet file any more")
+        for name in {SEGMENTS, FACTS} & set(self._files):
+            table = self._files[name]
+            _require(table, table.peek(0, 4) == table.peek(-4, 4) == b"PAR1", "is no Parquet file any more")
         for modality in self.part.counts:
             structure = self._files[structure_name(self.part.space_id, modality)]
             _require(structure, structure.peek(0, 4) in vectors.HEADERS, "is no FAISS file any more")
@@ -220,11 +240,14 @@ class PartReader:
     @property
     def parquet(self) -> pq.ParquetFile:
         """The segment table, opened; its row count is compared with the generation's."""
-        if self._parquet is None:
+        return self._opened(SEGMENTS)
+
+    def _opened(self, name: str) -> pq.ParquetFile:
+        if name not in self._tables:
             import pyarrow as pa
             import pyarrow.parquet as pq
 
-            file = self._files[SEGMENTS]
+            file = self._files[name]
             try:
                 opened = pq.ParquetFile(pa.BufferReader(pa.py_buffer(file.map())))
             except pa.ArrowException as error:
@@ -234,12 +257,32 @@ class PartReader:
                     f"{file.name} has {opened.metadata.num_rows} rows, {self.part.rows} expected",
                     hint=VERIFY_HINT,
                 )
-            self._parquet = opened
-        return self._parquet
+            self._tables[name] = opened
+        return self._tables[name]
+
+    @property
+    def has_facts(self) -> bool:
+        """Whether any of its segments has facts."""
+        return FACTS in self._files
 
     def columns(self, names: Sequence[str]) -> pa.Table:
-        """Some columns of all segments."""
-        return self.parquet.read(columns=list(names), use_threads=False)
+        """Some columns of all segments, of those in facts.column_schema; facts that it lacks are nulls."""
+        known = [name for name in names if name in facts.NAMES]
+        own = [name for name in names if name not in facts.NAMES]
+        table = None if known and not own else self.parquet.read(columns=own, use_threads=False)
+        if not known:
+            return table
+        told = self._facts(known)
+        if table is None:
+            return told
+        for field, column in zip(told.schema, told.columns, strict=True):
+            table = table.append_column(field, column)
+        return table.select(list(names))
+
+    def _facts(self, names: Sequence[str]) -> pa.Table:
+        if not self.has_facts:
+            return facts.no_facts(self.part.rows, names)
+        return self._opened(FACTS).read(columns=list(names), use_threads=False)
 
     def group(self, number: int) -> pa.Table:
         """One row group; groups hold schema.ROW_GROUP rows."""
@@ -268,6 +311,20 @@ class PartReader:
             if wanted.any():
                 yield table.take(np.flatnonzero(wanted))
 
+    def kept_facts(self, modality: Modality, alive: BoolArray) -> Iterator[pa.Table]:
+        """The facts of the same segments, in the same order."""
+        start = self.part.offset(modality)
+        rows = start + np.flatnonzero(alive[start : start + self.part.counts.get(modality, 0)])
+        if not self.has_facts:
+            yield facts.no_facts(len(rows))
+            return
+        for number in range(self._opened(FACTS).num_row_groups):
+            base = number * facts.ROW_GROUP
+            first, stop = np.searchsorted(rows, (base, base + facts.ROW_GROUP))
+            if first < stop:
+                table = self._opened(FACTS).read_row_group(number, use_threads=False)
+                yield table.take(rows[first:stop] - base)
+
     def kept_vectors(self, modality: Modality, alive: BoolArray) -> Iterator[HalfArray]:
         """The same segments' vectors, in blocks."""
         stored = self.vectors(modality)
@@ -279,3 +336,17 @@ class PartReader:
     def keys(self) -> schema.ByteRows:
         """Keys of all segments, shape (rows, 18), as schema.segment_keys packs them."""
         return schema.segment_keys(self.columns(["content_hash", "modality", "source"]))
+
+    def rows_of(self, keys: Collection[bytes]) -> list[tuple[int, bytes]]:
+        """The rows of segments with some packed keys, deleted ones too, ascending, each with its key."""
+        if self._by_half is None:
+            packed = self.keys()
+            halves = np.ascontiguousarray(packed[:, 8:16]).view("<u8")[:, 0]
+            order = np.argsort(halves, kind="stable")
+            self._by_half = packed, halves[order], order
+        packed, halves, order = self._by_half
+        wanted = np.array(sorted({int.from_bytes(key[8:16], "little") for key in keys}), np.uint64)
+        first, stop = (np.searchsorted(halves, wanted, side) for side in ("left", "right"))
+        rows = sorted({row for a, b in zip(first, stop, strict=True) for row in order[a:b].tolist()})
+        found = ((row, packed[row].tobytes()) for row in rows)
+        return [(row, key) for row, key in found if key in keys]

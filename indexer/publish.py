@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +165,30 @@ class Publisher:
             f"other writers committed to {self.index_dir} first, {self.options.commit_attempts} times",
             hint="wait until they are done and run this again; what was committed so far is kept",
         )
+
+    def derive(self) -> None:
+        """Work out and commit what the index lacks beside its vectors. Other writers that commit go first."""
+        for _ in range(self.options.commit_attempts):
+            base = self.base.generation
+            if base is None or not self._due(base):
+                return
+            with self.clock.stage("derive"):
+                try:
+                    generation = self.open().derive(base, self.options.derivations)
+                except CommitConflict:
+                    self.read_base()
+                    continue
+            self.committed |= generation is not base
+            self.base = replace(self.base, generation=generation)
+            return
+
+    def _due(self, base: Generation) -> bool:
+        """Whether something is to be worked out, or what was is damaged."""
+        if not self.options.derivations:
+            return False
+        with Snapshot.open(self.index_dir, generation=base.name) as snapshot:
+            sound = snapshot.sound
+        return any(one.due(sound) for one in self.options.derivations)
 
     def _differs(self) -> bool:
         return bool(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from indexer.derived import Derivation
 from indexer.diff import Change
 from indexer.types import Modality
 
@@ -26,6 +27,7 @@ class BuildOptions:
     commit_seconds: float = 300.0  # and after so long
     commit_attempts: int = 5  # while other writers commit first
     gpu: bool | None = None  # train search structures on a GPU: None where there is one
+    derivations: tuple[Derivation, ...] = ()  # what is worked out of the index once its vectors are written
 
 
 @dataclass(frozen=True, slots=True)

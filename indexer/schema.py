@@ -19,7 +19,7 @@ from indexer.types import Item, Member, Modality, Range, Segment, Source
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 HASH_BYTES = 16
 KEY_BYTES = HASH_BYTES + 2  # content hash, modality, source
 ROW_GROUP = 512  # rows: a search reads whole groups for a handful of hits, so they are small
@@ -67,8 +67,14 @@ def _with_precisions(document: Document) -> Document:
     return document | {"parts": parts}
 
 
+def _with_derived(document: Document) -> Document:
+    """Version 2 had nothing derived, and a list of banks that was always empty."""
+    return {name: value for name, value in document.items() if name != "banks"} | {"derived": {}}
+
+
 MIGRATIONS: dict[int, Callable[[Document], Document]] = {  # version n -> the document as version n + 1
     1: _with_precisions,
+    2: _with_derived,
 }
 
 
@@ -349,6 +355,12 @@ def member_keys(table: pa.Table) -> ByteRows:
         places = np.array([words.index(word) for word in codes.dictionary.to_pylist()], np.uint8)
         columns.append(places[codes.indices.to_numpy()] if len(codes) else np.zeros(0, np.uint8))
     return np.concatenate([hashes, columns[0][:, None], columns[1][:, None]], axis=1)[valid]
+
+
+def member_hashes(table: pa.Table) -> frozenset[bytes]:
+    """The content hashes that an item table's members have."""
+    packed = np.ascontiguousarray(member_keys(table)[:, :HASH_BYTES]).tobytes()
+    return frozenset(packed[i : i + HASH_BYTES] for i in range(0, len(packed), HASH_BYTES))
 
 
 def pack_key(key: tuple[bytes, Modality, Source]) -> bytes:

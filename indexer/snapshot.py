@@ -6,43 +6,34 @@ is written here, apart from the note in the user's cache of which files were fou
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from indexer import schema, tombstones, vectors
+from indexer.candidates import Candidates, TieName, best, joined
 from indexer.checked import CheckedFile, Verified
 from indexer.errors import IndexCorrupt, SpaceMismatch
 from indexer.generation import VERIFY_HINT, Generation, Root, read_current, read_generation
+from indexer.itemtable import ItemTable, Key
 from indexer.nearest import Found, Rows, nearest
 from indexer.parts import PartReader
-from indexer.types import FloatArray, Item, Modality, Segment, Source
+from indexer.types import FloatArray, Item, Modality, Segment
 from indexer.vectors import BoolArray, IndexArray
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-Key = tuple[bytes, Modality, Source]
+__all__ = ["Allowed", "Candidates", "Find", "Key", "Snapshot"]
+
+Allowed = Sequence[BoolArray]  # for each part, which rows of its segment table may be found, shape (rows,)
 Find = Callable[[FloatArray, Rows, int], list[Found]]  # queries, vectors, how many: as nearest.nearest
-
-
-@dataclass(frozen=True, slots=True)
-class Candidates:
-    """Segments found, best first: score, then content hash, start and source. All arrays have shape (n,)."""
-
-    part: IndexArray  # place of the part in generation.parts
-    row: IndexArray  # row of the part's segment table
-    score: FloatArray  # cosine, higher is better
-
-    def __len__(self) -> int:
-        return len(self.row)
 
 
 class Snapshot:
@@ -58,8 +49,7 @@ class Snapshot:
         self._verified = verified
         self._readers: list[PartReader] = []
         self._dead: list[BoolArray] | None = None
-        self._items: pq.ParquetFile | None = None
-        self._lookup: tuple[npt.NDArray[np.uint64], IndexArray] | None = None
+        self._item_table: ItemTable | None = None
         self._lock = threading.RLock()
 
     @classmethod
@@ -72,7 +62,7 @@ class Snapshot:
         for last in (False, True):
             try:
                 named = read_generation(index_dir, generation) if generation else read_current(index_dir)
-                return cls._opened(index_dir, named)
+                return cls._opened(index_dir, named, lenient=last or bool(generation))
             except FileNotFoundError as error:
                 if last or generation:
                     missing = Path(error.filename or "a file").name
@@ -80,14 +70,20 @@ class Snapshot:
         raise AssertionError("unreachable")
 
     @classmethod
-    def _opened(cls, index_dir: Path, generation: Generation) -> Snapshot:
+    def _opened(cls, index_dir: Path, generation: Generation, *, lenient: bool) -> Snapshot:
+        """`lenient`: without derived files that are missing, as no search hangs on them."""
         verified = Verified.load(index_dir)
         opened = cls(index_dir, generation, {}, verified)
         try:
+            worked_out = set(generation.derived.values())
             for name, expected in generation.files.items():
-                opened._files[name] = CheckedFile.open(
-                    index_dir, name, expected, label=name, verified=verified
-                )
+                harmless: tuple[type[Exception], ...] = ()
+                if name in worked_out:
+                    harmless = (IndexCorrupt, FileNotFoundError) if lenient else (IndexCorrupt,)
+                with contextlib.suppress(*harmless):
+                    opened._files[name] = CheckedFile.open(
+                        index_dir, name, expected, label=name, verified=verified
+                    )
             for part in generation.parts:
                 dim = generation.spaces[part.space_id].dim
                 opened._readers.append(PartReader.open(index_dir / part.folder, part, dim, verified=verified))
@@ -106,7 +102,7 @@ class Snapshot:
         """Release the files, and remember which were found whole."""
         with self._lock:
             self._verified.save(self.generation.all_files)
-            self._items = self._lookup = None
+            self._item_table = None
             for reader in self._readers:
                 reader.close()
             for file in self._files.values():
@@ -114,7 +110,10 @@ class Snapshot:
 
     def glance(self) -> None:
         """Look for damage that shows without reading whole files (PartReader.glance); raises IndexCorrupt."""
+        worked_out = set(self.generation.derived.values())
         for name, file in self._files.items():
+            if name in worked_out:
+                continue
             file.glance()
             if name == self.generation.tombstones_file and file.peek(0, 8) != tombstones.MAGIC:
                 raise IndexCorrupt(f"{name} is no list of tombstones any more", hint=VERIFY_HINT)
@@ -140,83 +139,52 @@ class Snapshot:
         """The name of the model that the default space needs."""
         return self.generation.spaces[self.space_id].model if self.space_id else None
 
+    def derived(self, key: str) -> memoryview | None:
+        """A file worked out of the index, as derived.key_of names it, checked.
+
+        None where there is none, or it is damaged: no search hangs on it, and the next update makes it anew.
+        """
+        file = self._files.get(self.generation.derived.get(key, ""))
+        try:
+            return None if file is None else memoryview(file.map())
+        except IndexCorrupt:
+            return None
+
+    @property
+    def sound(self) -> Generation:
+        """The generation, without derived files that are missing or damaged."""
+        kept = {key: file for key, file in self.generation.derived.items() if self.derived(key) is not None}
+        return replace(self.generation, derived=kept)
+
     # Items
 
     @property
     def items(self) -> pa.Table:
         """The whole item table, as schema.item_schema has it."""
-        return self._item_file().read(use_threads=False)
+        return self._items().whole()
 
     def item_list(self) -> list[Item]:
         """All items, in the order they were committed in."""
         return schema.items_from(self.items)
 
+    def item_columns(self, names: Sequence[str]) -> pa.Table:
+        """Some columns of the item table; see schema.item_schema."""
+        return self._items().columns(names)
+
+    def items_at(self, rows: Sequence[int]) -> list[Item]:
+        """The items in some rows of the item table, ascending; reads only their row groups."""
+        return self._items().at(sorted(set(rows)))
+
     def items_of(self, keys: Collection[Key]) -> dict[Key, list[Item]]:
-        """The items that have each content, in table order; a key without any is left out.
+        """The items that have each content, in table order; a key without any is left out."""
+        return self._items().of(keys)
 
-        Reads the column of content hashes, then only the row groups that hold matches.
-        """
-        if not keys:
-            return {}
-        wanted = set(keys)
-        found: dict[Key, list[Item]] = {}
-        for item in self._rows(self._item_rows({key[0] for key in wanted})):
-            for key in dict.fromkeys(member.key for member in item.members):
-                if key in wanted:
-                    found.setdefault(key, []).append(item)  # type: ignore[arg-type]
-        return found
-
-    def _item_file(self) -> pq.ParquetFile:
+    def _items(self) -> ItemTable:
         with self._lock:
-            if self._items is None:
-                import pyarrow as pa
-                import pyarrow.parquet as pq
-
+            if self._item_table is None:
                 file = self._files[self.generation.items_file]
-                try:
-                    opened = pq.ParquetFile(pa.BufferReader(pa.py_buffer(file.map())))
-                except pa.ArrowException as error:
-                    raise IndexCorrupt(f"{file.name}: {error}", hint=VERIFY_HINT) from error
-                if opened.metadata.num_rows != self.generation.item_count:
-                    raise IndexCorrupt(f"{file.name} has a wrong number of rows", hint=VERIFY_HINT)
-                self._items = opened
-            return self._items
-
-    def _item_rows(self, hashes: Collection[bytes]) -> list[int]:
-        """Rows of the items that have a member with one of these content hashes."""
-        numbers, rows = self._hash_lookup()
-        wanted = np.frombuffer(b"".join(sorted(hashes)), "<u8").reshape(-1, 2)[:, 1]
-        first, stop = (np.searchsorted(numbers, wanted, side) for side in ("left", "right"))
-        return sorted({row for a, b in zip(first, stop, strict=True) for row in rows[a:b].tolist()})
-
-    def _hash_lookup(self) -> tuple[npt.NDArray[np.uint64], IndexArray]:
-        """Of each member the second half of its hash, as a number, and its item's row; by number."""
-        with self._lock:
-            if self._lookup is None:
-                column = self._item_file().read(
-                    columns=["members.list.element.content_hash"], use_threads=False
-                )
-                lists = column["members"].combine_chunks()
-                hashes, _ = schema.hash_rows(schema.elements(lists).field(0))
-                lengths = np.diff(lists.offsets.to_numpy())
-                numbers = np.ascontiguousarray(hashes).view("<u8").reshape(-1, 2)[:, 1]
-                rows = np.repeat(np.arange(len(lengths)), lengths)
-                order = np.argsort(numbers, kind="stable")
-                self._lookup = numbers[order], rows[order]
-            return self._lookup
-
-    def _rows(self, rows: Sequence[int]) -> list[Item]:
-        """Some rows of the item table, reading only their row groups."""
-        import pyarrow as pa
-
-        groups: dict[int, list[int]] = {}
-        for row in rows:
-            groups.setdefault(row // schema.ROW_GROUP, []).append(row % schema.ROW_GROUP)
-        picked = []
-        for number, places in groups.items():
-            table = self._item_file().read_row_group(number, use_threads=False)
-            picked += [table.slice(place, 1) for place in places]
-        return schema.items_from(pa.concat_tables(picked)) if picked else []
+                self._item_table = ItemTable(file, self.generation.item_count)
+            return self._item_table
 
     # Segments
 
@@ -232,19 +200,78 @@ class Snapshot:
         return {schema.unpack_key(packed) for packed in found}
 
     def search(
-        self, modality: Modality, query: FloatArray, k: int, *, space_id: str | None = None
+        self,
+        modality: Modality,
+        query: FloatArray,
+        k: int,
+        *,
+        space_id: str | None = None,
+        allowed: Allowed | None = None,
     ) -> Candidates:
-        """The k best living segments of a modality for a unit vector of shape (dim,).
+        """The k best living segments of a modality for a unit vector of shape (dim,), of those allowed.
 
         There are fewer only where fewer exist. Raises SpaceMismatch for a space the index does not have.
         """
         space_id = self._space(space_id, query)
         places = self._places(modality, space_id) if k > 0 else []
-        found = [self._part_candidates(place, modality, query, k) for place in places]
+        found = [self._part_candidates(place, modality, query, k, allowed=allowed) for place in places]
         return self._best(self._joined(places, found, modality), k)
 
+    def scores(self, candidates: Candidates, queries: FloatArray) -> FloatArray:
+        """Cosines of some segments with unit vectors (q, dim), shape (q, n), to the bit those of `search`."""
+        scores = np.zeros((len(queries), len(candidates)), np.float32)
+        for chosen, stored, rows in self._stored(candidates):
+            for line, query in zip(scores, queries, strict=True):
+                line[chosen] = vectors.exact_scores(stored, rows, query)
+        return scores
+
+    def vectors_of(self, candidates: Candidates) -> FloatArray:
+        """The vectors of some segments, in their order, shape (n, dim)."""
+        dim = self.generation.spaces[self.space_id].dim if self.space_id else 0
+        found = np.zeros((len(candidates), dim), np.float32)
+        for chosen, stored, rows in self._stored(candidates):
+            found[chosen] = stored[rows]
+        return found
+
+    def _stored(self, candidates: Candidates) -> Iterator[tuple[IndexArray, vectors.HalfArray, IndexArray]]:
+        """By part and modality: places among the candidates, the modality's vectors, and rows of those."""
+        for place in np.unique(candidates.part).tolist():
+            reader = self._readers[place]
+            for modality, count in reader.part.counts.items():
+                rows = candidates.row - reader.part.offset(modality)
+                chosen = np.flatnonzero((candidates.part == place) & (rows >= 0) & (rows < count))
+                if len(chosen):
+                    yield chosen, reader.vectors(modality), rows[chosen]
+
+    def places_of(self, keys: Collection[Key]) -> dict[Key, list[tuple[int, int]]]:
+        """Where each content's living segments of the default space stand: parts and rows, ascending."""
+        wanted = {schema.pack_key(key): key for key in keys}
+        found: dict[Key, list[tuple[int, int]]] = {}
+        for place, reader in enumerate(self._readers if wanted else ()):
+            if reader.part.space_id != self.space_id:
+                continue
+            alive = self.living(place)
+            for row, packed in reader.rows_of(wanted.keys()):
+                if alive[row]:
+                    found.setdefault(wanted[packed], []).append((place, row))
+        return found
+
+    def living(self, place: int) -> BoolArray:
+        """Which rows of a part's segment table are not deleted, shape (rows,)."""
+        return ~self._tombstones()[place]
+
+    def segment_columns(self, place: int, names: Sequence[str]) -> pa.Table:
+        """Some columns of a part's segments, deleted rows included: any of facts.column_schema."""
+        return self._readers[place].columns(names)
+
     def search_many(
-        self, modality: Modality, queries: FloatArray, k: int, *, find: Find = nearest
+        self,
+        modality: Modality,
+        queries: FloatArray,
+        k: int,
+        *,
+        find: Find = nearest,
+        allowed: Allowed | None = None,
     ) -> list[Candidates]:
         """As `search` of the default space for each of `queries` (q, dim), exactly, a part at a time.
 
@@ -254,7 +281,7 @@ class Snapshot:
         if not len(queries):
             return []
         places = self._places(modality, self._space(None, queries[0])) if k > 0 else []
-        found = [find(queries, self._part_rows(place, modality), k) for place in places]
+        found = [find(queries, self._part_rows(place, modality, allowed), k) for place in places]
         return [
             self._best(self._joined(places, [part[query] for part in found], modality), k)
             for query in range(len(queries))
@@ -265,22 +292,13 @@ class Snapshot:
         parts = ((place, reader.part) for place, reader in enumerate(self._readers))
         return [place for place, part in parts if part.space_id == space_id and part.counts.get(modality)]
 
-    def _part_rows(self, place: int, modality: Modality) -> Rows:
+    def _part_rows(self, place: int, modality: Modality, allowed: Allowed | None) -> Rows:
         reader = self._readers[place]
-        return Rows(
-            reader.vectors(modality), self._alive(place, modality), name=f"{reader.part.id}/{modality}"
-        )
+        alive = self._alive(place, modality, allowed)
+        return Rows(reader.vectors(modality), alive, name=f"{reader.part.id}/{modality}")
 
     def _joined(self, places: Sequence[int], found: Sequence[Found], modality: Modality) -> Candidates:
-        """Vector rows that each part gave, as rows of segments."""
-        if not places:
-            return Candidates(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
-        offsets = [self._readers[place].part.offset(modality) for place in places]
-        return Candidates(
-            np.repeat(places, [len(rows) for rows, _ in found]),
-            np.concatenate([rows + offset for (rows, _), offset in zip(found, offsets, strict=True)]),
-            np.concatenate([scores for _, scores in found]),
-        )
+        return joined(places, [self._readers[place].part.offset(modality) for place in places], found)
 
     def _space(self, space_id: str | None, query: FloatArray) -> str | None:
         space_id = space_id or self.space_id
@@ -298,11 +316,11 @@ class Snapshot:
         return space_id
 
     def _part_candidates(
-        self, place: int, modality: Modality, query: FloatArray, k: int
+        self, place: int, modality: Modality, query: FloatArray, k: int, *, allowed: Allowed | None = None
     ) -> tuple[IndexArray, FloatArray]:
         """Vector rows of one part that can be among the k best. A structure is used where it pays."""
         reader = self._readers[place]
-        stored, alive = reader.vectors(modality), self._alive(place, modality)
+        stored, alive = reader.vectors(modality), self._alive(place, modality, allowed)
         if reader.part.kinds[modality] == "ivf" or (
             len(stored) >= vectors.STRUCTURE_FROM and vectors.faiss_loaded()
         ):
@@ -312,13 +330,15 @@ class Snapshot:
                 return found
         return vectors.exact_candidates(stored, query, k, alive=alive)
 
-    def _alive(self, place: int, modality: Modality) -> BoolArray | None:
-        """Which vector rows live; None where all do."""
+    def _alive(self, place: int, modality: Modality, allowed: Allowed | None = None) -> BoolArray | None:
+        """Which vector rows live and are allowed; None where all are."""
         part = self._readers[place].part
-        if not part.dead.get(modality):
-            return None
         start = part.offset(modality)
-        return ~self._tombstones()[place][start : start + part.counts[modality]]
+        rows = slice(start, start + part.counts[modality])
+        alive = ~self._tombstones()[place][rows] if part.dead.get(modality) else None
+        if allowed is None:
+            return alive
+        return allowed[place][rows] if alive is None else alive & allowed[place][rows]
 
     def _tombstones(self) -> list[BoolArray]:
         with self._lock:
@@ -331,28 +351,9 @@ class Snapshot:
             return self._dead
 
     def _best(self, found: Candidates, k: int) -> Candidates:
-        """The k best in total order. Hashes are read only for segments whose score another one has."""
-        order = np.argsort(-found.score, kind="stable")
-        if len(order) > k:
-            order = order[found.score[order] >= found.score[order[k - 1]]]
-        scores = found.score[order]
-        tied = np.zeros(len(order), bool)
-        if len(order) > 1:
-            same = scores[1:] == scores[:-1]
-            tied[1:] |= same
-            tied[:-1] |= same
-        if tied.any():
-            names = {
-                place: self._tie_name(int(found.part[order[place]]), int(found.row[order[place]]))
-                for place in np.flatnonzero(tied).tolist()
-            }
-            nothing = (b"", 0.0, "")
-            ranked = sorted(range(len(order)), key=lambda i: (-float(scores[i]), *names.get(i, nothing)))
-            order = order[ranked]
-        order = order[:k]
-        return Candidates(found.part[order], found.row[order], found.score[order])
+        return best(found, k, name_of=self._tie_name)
 
-    def _tie_name(self, place: int, row: int) -> tuple[bytes, float, str]:
+    def _tie_name(self, place: int, row: int) -> TieName:
         table = self._readers[place].row(row)
         start = table["start"][0].as_py()
         return table["content_hash"][0].as_py(), -1.0 if start is None else start, table["source"][0].as_py()
@@ -392,4 +393,4 @@ class Snapshot:
                         reader.structure(modality)
                     self._alive(place, modality)
             _ = reader.parquet
-        self._hash_lookup()
+        self._items().lookup()

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import importlib.metadata
 import os
 import secrets
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import Timeout
 
-from indexer import cleaning, vectors
-from indexer.checked import CheckedFile, Verified
+from indexer import cleaning, schema, vectors
+from indexer.checked import CheckedFile, Verified, describe
+from indexer.derived import Derivation, carried, tells_of
 from indexer.draft import Change, Draft, Drafter, StagedPart, discard
-from indexer.errors import CommitConflict, IndexNotFound, StoreError
+from indexer.errors import CommitConflict, IndexCorrupt, IndexNotFound, StoreError
 from indexer.fsio import Lease, fsync_dir, fsync_file, short_lock, step, write_atomic
 from indexer.generation import CURRENT, SPACE, Generation, Root, Space, StoredFile, read_current, to_json
 from indexer.gpu import Note
@@ -34,9 +37,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Generation", "Root", "Space", "StagedPart", "Writer"]
 
-FOLDERS = ("generations", "items", "parts", "tombstones", "codebooks", "staging")
+FOLDERS = ("generations", "items", "parts", "tombstones", "codebooks", "derived", "staging")
 LOCK = "commit.lock"
-OWN_NAMES = {*FOLDERS, "banks", CURRENT, LOCK}
+OWN_NAMES = {*FOLDERS, CURRENT, LOCK}
 
 
 class Writer:
@@ -150,11 +153,74 @@ class Writer:
         """
         import pyarrow as pa
 
-        table = self._items_of(parent)
+        whole = self._items_of(parent)
         gone = set(drop)
-        keep = [item_id not in gone for item_id in table["id"].to_pylist()]
-        table = table.filter(pa.array(keep, pa.bool_()))
-        return self._commit(Change(parent, parent.roots, table, parent.spaces, (), purge=True))
+        keep = [item_id not in gone for item_id in whole["id"].to_pylist()]
+        table = whole.filter(pa.array(keep, pa.bool_()))
+        forgotten = schema.member_hashes(whole) - schema.member_hashes(table)
+        change = Change(parent, parent.roots, table, parent.spaces, (), purge=True, forgotten=forgotten)
+        return self._commit(change)
+
+    def derive(self, parent: Generation, derivations: Sequence[Derivation]) -> Generation:
+        """A generation like `parent` that also names what the derivations make of it; itself if nothing.
+
+        One derivation does not see what those before it made. Raises CommitConflict as `commit` does.
+        """
+        from indexer.snapshot import Snapshot
+
+        keys = dict(parent.derived)
+        made: dict[str, Path] = {}
+        with _disk_errors(self.index_dir):
+            try:
+                with Snapshot.open(self.index_dir, generation=parent.name) as snapshot:
+                    snapshot.generation = sound = snapshot.sound  # what is damaged is due
+                    for derivation in derivations:
+                        for key, content in derivation.derive(snapshot):
+                            keys.pop(key, None)
+                            if content:
+                                keys[key] = self._stage_derived(content, made)
+                if keys == parent.derived == sound.derived:
+                    return parent
+                return self._name_derived(parent, keys, made)
+            finally:
+                discard(list(made.values()))
+
+    def _stage_derived(self, content: bytes, made: dict[str, Path]) -> str:
+        """A derived file under its content's name."""
+        name = f"derived/{hashlib.sha256(content).hexdigest()[:16]}.bin"
+        if name not in made:
+            path = self._staging / f"{secrets.token_hex(8)}.bin"
+            path.write_bytes(content)
+            fsync_file(path)
+            made[name] = path
+        return name
+
+    def _name_derived(
+        self, parent: Generation, keys: Mapping[str, str], made: Mapping[str, Path]
+    ) -> Generation:
+        """Commit the parent with other derived files."""
+        files = {name: file for name, file in parent.files.items() if not name.startswith("derived/")}
+        for name in set(keys.values()):
+            files[name] = describe(made[name]) if name in made else parent.files[name]
+        moves = {name: path for name, path in made.items() if name in files}
+        with short_lock(self.index_dir / LOCK):
+            self._require(parent)
+            self._move(moves)
+            step("derived-moved")
+            generation = replace(
+                parent,
+                number=parent.number + 1,
+                parent=parent.number,
+                created=time.time(),
+                program=_program_version(),
+                derived=dict(sorted(keys.items())),
+                files=files,
+            )
+            self._swap(generation)
+            with contextlib.suppress(OSError):
+                cleaning.clean(self.index_dir)
+        self._verified.save(generation.all_files)
+        return generation
 
     def _items_of(self, generation: Generation) -> pa.Table:
         from indexer.snapshot import Snapshot
@@ -246,6 +312,7 @@ class Writer:
             step(done)
         parent = change.parent
         number = parent.number + 1 if parent else 1
+        keys = self._carried(parent, change, draft) if parent else {}
         generation = Generation(
             number=number,
             parent=parent.number if parent else None,
@@ -258,14 +325,30 @@ class Writer:
             parts=tuple(draft.parts),
             tombstones_file=draft.tombstones_file,
             codebooks=draft.codebooks,
-            files=draft.files,
+            files=draft.files | {name: parent.files[name] for name in keys.values() if parent},
             oldest=number if change.purge else (parent.oldest if parent else number),
+            derived=keys,
         )
+        self._swap(generation)
+        return generation
+
+    def _carried(self, parent: Generation, change: Change, draft: Draft) -> dict[str, str]:
+        """What is derived that the generation after `parent` takes over."""
+
+        def keeps(file: str) -> bool:
+            try:
+                return not tells_of(self._checked(file, parent.files[file]), change.forgotten)
+            except (IndexCorrupt, FileNotFoundError):
+                return False
+
+        return carried(parent.derived, draft.parts, draft.items_file, purge=change.purge, keeps=keeps)
+
+    def _swap(self, generation: Generation) -> None:
+        """Write the manifest, then make CURRENT name it: the commit."""
         write_atomic(self.index_dir / "generations" / f"{generation.name}.json", to_json(generation))
         step("generation-written")
         write_atomic(self.index_dir / CURRENT, f"{generation.name}\n".encode())
         step("current-swapped")
-        return generation
 
     def _take_back(self, change: Change, draft: Draft) -> None:
         """After a failure before the swap: staged parts return, so that the writer can try again."""

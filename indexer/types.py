@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -83,6 +84,27 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
+class Facts:
+    """What a medium's file says of itself, beside its content. None: the file does not say it."""
+
+    width: int | None = None  # pixels, of the upright picture
+    height: int | None = None
+    duration: float | None = None  # seconds, of the whole sound
+    sample_rate: int | None = None  # Hz, as the file has it
+    channels: int | None = None
+    taken_at: datetime | None = None  # by the camera's clock, without a time zone
+    camera: str | None = None  # maker and model
+    latitude: float | None = None  # degrees, north is positive
+    longitude: float | None = None  # degrees, east is positive
+    title: str | None = None
+    artist: str | None = None
+    album: str | None = None
+    genre: str | None = None
+    year: int | None = None  # that a tag gives
+    words: str | None = None  # keywords, descriptions, comments: one a line
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """The part of an item that has a vector. Identified by content, source and range, not by path."""
 
@@ -91,7 +113,8 @@ class Segment:
     source: Source
     range: Range | None = None  # None: the whole medium
     text: str | None = None  # the characters themselves, for text
-    phash: int | None = None  # 64-bit perceptual hash, for pictures
+    phash: int | None = None  # 64-bit perceptual hash of a picture, or fingerprint of a window of sound
+    facts: Facts | None = None  # of its medium; stored apart, so a segment that was read comes without
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +136,7 @@ class Prepared:
     range: Range | None = None
     text: str | None = None
     phash: int | None = None
+    facts: Facts | None = None  # of the whole medium, the same for each of its segments
 
 
 class Preparer(Protocol):

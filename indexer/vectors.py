@@ -39,6 +39,9 @@ CODED_TOGETHER = 2  # neighbouring dimensions that share one code: 2 bits a dime
 VISITED = 60_000  # vectors whose codes one query compares, whatever the structure holds: half a millisecond
 RESCORED = 10  # candidates scored exactly, by result asked for
 RESCORED_LEAST = 128
+RESCORED_FILTERED = 4  # times as many, where a filter leaves at most 3 in 4 and may take what is nearest
+DIRECT_SHARE = 1 / 16  # of the rows; where fewer may come, those are scored one by one, and no other
+DIRECT = 4096  # rows that are scored one by one in the time that a query takes with inverted lists
 _HALF_TO_SINGLE = np.float32(2.0**112)  # difference of the exponents' biases
 
 
@@ -119,7 +122,11 @@ def top_rows(scores: FloatArray, k: int) -> IndexArray:
 def exact_candidates(
     vectors: HalfArray, query: FloatArray, k: int, *, alive: BoolArray | None = None
 ) -> tuple[IndexArray, FloatArray]:
-    """Rows that can be among the k best, with exact scores, by scanning all; dead rows never come."""
+    """Rows that can be among the k best, exactly scored, dead ones never. Few are not scanned for."""
+    if alive is not None and np.count_nonzero(alive) <= len(vectors) * DIRECT_SHARE:
+        scores = exact_scores(vectors, rows := np.flatnonzero(alive), query)
+        best = top_rows(scores, k)
+        return rows[best], scores[best]
     scores = scan(vectors, query)
     if alive is not None:
         scores[~alive] = -np.inf
@@ -323,9 +330,13 @@ def read_codebook(buffer: Any, *, dim: int) -> Any:
     return index
 
 
-def probes(index: Any) -> int:
-    """How many inverted lists one query visits: as many as hold VISITED vectors, 1 in 64 at the least."""
-    return int(np.ceil(index.nlist * min(1.0, max(VISITED / max(index.ntotal, 1), 1 / 64))))
+def probes(index: Any, living: int | None = None) -> int:
+    """How many inverted lists one query visits: as many as hold VISITED vectors, 1 in 64 at the least.
+
+    Where only `living` of its vectors may come, it visits more lists, so that it sees as many of those.
+    """
+    visited = max(VISITED, index.ntotal / 64)
+    return int(np.ceil(index.nlist * min(1.0, visited / max(index.ntotal if living is None else living, 1))))
 
 
 @contextlib.contextmanager
@@ -345,24 +356,27 @@ def structure_candidates(
 ) -> tuple[IndexArray, FloatArray] | None:
     """Rows that can be among the k best, exactly scored, from a structure; None where only a scan can tell.
 
-    That is so where ties may reach past what a flat structure gave, or lists visited held fewer than k.
+    That is so where ties may reach past what a flat structure gave, or lists visited held fewer than k. The
+    fewer rows may come, the more lists are visited; few are scored one by one.
     """
-    faiss = _faiss()
-    count = len(vectors)
+    faiss, count = _faiss(), len(vectors)
+    living = count if alive is None else int(np.count_nonzero(alive))
+    if living <= min(DIRECT, count * DIRECT_SHARE):
+        return exact_candidates(vectors, query, k, alive=alive)
     flat = not hasattr(index, "nlist")
-    wanted = min(count, k + 32 if flat else max(RESCORED * k, RESCORED_LEAST))
+    more = RESCORED_FILTERED if living <= 0.75 * count else 1
+    wanted = min(count, k + 32 if flat else more * max(RESCORED * k, RESCORED_LEAST))
     options: dict[str, Any] = {}
     if alive is not None:
         bits = np.packbits(alive, bitorder="little")
         options["sel"] = faiss.IDSelectorBitmap(bits)
     if not flat:
-        params = faiss.SearchParametersIVF(nprobe=probes(index), **options)
+        params = faiss.SearchParametersIVF(nprobe=probes(index, living), **options)
     else:
         params = faiss.SearchParameters(**options) if options else None
     with _one_thread():
         scores, found = index.search(query[None].astype(np.float32), wanted, params=params)
     rows = found[0][found[0] >= 0].astype(np.int64)
-    living = count if alive is None else int(alive.sum())
     if len(rows) < min(k, living):
         return None
     if flat and len(rows) < living and scores[0][len(rows) - 1] >= scores[0][k - 1] - MARGIN:

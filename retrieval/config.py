@@ -16,7 +16,10 @@ from typing import Any
 from indexer.errors import ConfigError
 
 APP = "triptych"
-NOUNS = {int: "a whole number", float: "a number", str: "a word"}
+NOUNS = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
+BOOLEANS = {"true": True, "yes": True, "on": True, "1": True} | dict.fromkeys(
+    ("false", "no", "off", "0"), False
+)
 WORDS = {  # settings that take one of a few words
     "runtime": ("auto", "onnx", "openvino", "torch"),
     "precision": ("auto", "f32", "bf16", "fp16", "int8"),
@@ -31,6 +34,10 @@ class Settings:
     index: Path | None = None  # the index that commands use when none is named
     model: str = "starter"  # a name or space_id from `triptych models list`
     k: int = 10  # hits shown
+    history: bool = True  # whether the last search is kept, for --like, --repeat and the numbers of its hits
+    reranker: str = (
+        "cross-encoder/ms-marco-MiniLM-L6-v2"  # the cross-encoder of --rerank cross, or its folder
+    )
     workers: int = 0  # decode processes; 0: as many as there are cores
     threads: int = 0  # threads of the model runtime; 0: as many as there are cores
     runtime: str = "auto"  # what runs the model when indexing: auto, onnx, openvino or torch
@@ -84,8 +91,8 @@ def _convert(name: str, value: Any) -> Any:
         return Path(str(value)).expanduser()
     wanted = type(getattr(Settings(), name))
     try:
-        converted = wanted(value)
-    except (TypeError, ValueError):
+        converted = BOOLEANS[str(value).strip().lower()] if wanted is bool else wanted(value)
+    except (TypeError, ValueError, KeyError):
         raise ConfigError(f"{name} is {value!r}", hint=f"it takes {NOUNS[wanted]}") from None
     converted = _word(name, converted)
     if name == "k" and converted < 1:

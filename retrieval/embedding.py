@@ -18,7 +18,7 @@ from indexer.errors import ConfigError, TriptychError
 from indexer.fsio import write_atomic
 from indexer.types import Encoder, FloatArray, Modality
 from retrieval.query.compose import Encoded, encode_many, pooled
-from retrieval.query.parse import try_parse
+from retrieval.query.language.parse import try_parse
 from retrieval.types import Query
 
 GROUP = 1024  # inputs handled together, so that the model sees full batches

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from indexer.build import update
+from indexer.derived import Derivation
 from indexer.errors import ConfigError, ModelNotFound
 from indexer.generation import Generation, read_current
 from indexer.report import BuildOptions, OnEvent, UpdateReport, Warned
@@ -74,6 +75,7 @@ def update_index(
             timeout_s=settings.timeout_s,
             memory_mb=settings.memory_mb,
             gpu=gpu,
+            derivations=derivations(found),
         ),
         on_event=on_event,
     )
@@ -83,6 +85,27 @@ def update_index(
         if on_event is not None:
             on_event(warned)
     return replace(report, warnings=(*report.warnings, *noted))
+
+
+def derivations(model: Model) -> tuple[Derivation, ...]:
+    """What is worked out of every index, beside its vectors: word lists, scores at large, near-duplicates."""
+    from indexer.twins import TwinsDerivation
+    from indexer.words import WordLists
+    from retrieval.query.scores.background import derivation
+
+    return WordLists(), derivation(model), TwinsDerivation()
+
+
+def forget(index: Path, paths: Sequence[Path]) -> int:
+    """How many items went, see `indexer.forget.forget`; the words of those that stay are listed anew."""
+    from indexer.build import forget as remove
+    from indexer.deriving import derive
+    from indexer.words import WordLists
+
+    count = remove(index, paths)
+    if count:
+        derive(index, [WordLists()])
+    return count
 
 
 def _register(index: Path) -> Warned | None:

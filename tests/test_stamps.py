@@ -23,6 +23,7 @@ from retrieval.models.model import Model
 from retrieval.query.compose import compose
 from retrieval.query.search import search
 from retrieval.types import Query
+from tests.toy import asked
 
 ROOT = Path(__file__).parent.parent
 MANIFEST = ROOT / "data" / "cache" / "tuxpaint-stamps" / "manifest.parquet"
@@ -113,7 +114,7 @@ def test_recall_is_what_the_model_card_says(tmp_path: Path, starter: Model, home
     with Snapshot.open(tmp_path / ".triptych") as snapshot:
         for row in held_out:
             query = Query(Modality.TEXT, text=row["text"])
-            hits = search(snapshot, query, compose(query, tower), k=10, modalities=[Modality.IMAGE]).hits
+            hits = search(snapshot, asked(query, compose(query, tower), modalities=(Modality.IMAGE,))).hits
             found += row["image"] in {hit.path for hit in hits}
     published = json.loads((ROOT / "benchmarks/results/starter_quality.json").read_text())["image"]["test"]
     assert len(held_out) == published["queries"]

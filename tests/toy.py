@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.types import DecodeHint, FloatArray, Modality, Range
+from retrieval.query.context import Context
+from retrieval.types import Query, Request, Term
 
 DIM = 16
 SPACE = hashlib.sha256(b"toy").hexdigest()
@@ -119,3 +121,8 @@ def _detail(tensor: npt.NDArray[Any]) -> FloatArray:
 def _unit(vector: FloatArray) -> FloatArray:
     length = float(np.linalg.norm(vector))
     return (vector / length if length > 0 else vector).astype(np.float32)
+
+
+def asked(query: Query, vector: FloatArray, **options: Any) -> Context:
+    """A search for one query whose unit vector is at hand."""
+    return Context(Request(Term(query), **options), vector[None])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Literal
 
@@ -10,13 +11,15 @@ import numpy as np
 
 from indexer.errors import MediaError
 from indexer.media.kinds import HEAD_BYTES, open_regular, sniff
-from indexer.types import FloatArray, Range
+from indexer.media.tags import cleaned, joined_words, year_of
+from indexer.types import Facts, FloatArray, Range
 
 MIN_RATE, MAX_RATE = 1_000, 768_000  # Hz; outside of it a header is absurd
 MAX_CHANNELS = 64  # seventh-order ambisonics
 BLOCK_SAMPLES = 1 << 18  # decoded at a time, over all channels
 UNKNOWN_SIZES = frozenset((0, 0x7FFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF - 36))  # what a writer into a pipe leaves
 SOUNDS = frozenset({"FLAC", "Ogg", "WAV", "AIFF", "MP3"})  # as `sniff` calls them
+LONGEST = 10 * 366 * 86_400  # seconds; more than that is a header's way to say that it does not know
 OGG_PAGE_BYTES = 65_307  # the largest page
 
 
@@ -33,39 +36,78 @@ def read_windows(
     Raises MediaError for what is no sound, has no samples, has NaN or infinite ones, or breaks off before
     the length that its header gives; a file that breaks off has given windows by then.
     """
+    for span, pcm, _ in described_windows(path, sample_rate=sample_rate, window_s=window_s, hop_s=hop_s):
+        yield span, pcm
+
+
+def described_windows(
+    path: str | os.PathLike[str], *, sample_rate: int, window_s: float = 10.0, hop_s: float = 5.0
+) -> Iterator[tuple[Range, FloatArray, Facts]]:
+    """As `read_windows`, each window with what the file's header and tags say of the whole sound."""
     if sample_rate <= 0 or window_s <= 0 or not 0 < hop_s <= window_s:
         raise ValueError("sample_rate and window_s must be positive, hop_s in (0, window_s]")
     window, hop = round(window_s * sample_rate), max(1, round(hop_s * sample_rate))
     held = np.zeros(0, dtype=np.float32)
     start = 0
-    for block in _resampled(path, sample_rate):
-        held = np.concatenate((held, block))
-        while len(held) > window:  # strictly: what ends here may be the last
-            yield _window(held[:window], start, sample_rate)
-            held, start = held[hop:], start + hop
-    yield _window(held, start, sample_rate)
+    with open_regular(path) as file, _open_sound(file) as sound:
+        facts = _facts(sound)
+        for block in _resampled(sound, sample_rate):
+            held = np.concatenate((held, block))
+            while len(held) > window:  # strictly: what ends here may be the last
+                yield *_window(held[:window], start, sample_rate), facts
+                held, start = held[hop:], start + hop
+    yield *_window(held, start, sample_rate), facts
+
+
+def _facts(sound: Any) -> Facts:
+    """The length as the header tells it, and the tags that libsndfile reads."""
+    import soundfile
+
+    tags: dict[str, str | None] = {}
+    for name in ("title", "artist", "album", "genre", "date", "comment"):
+        try:
+            tags[name] = getattr(sound, name)
+        except (soundfile.LibsndfileError, UnicodeError, AttributeError):
+            tags[name] = None
+    known = 0 < sound.frames < LONGEST * sound.samplerate
+    return Facts(
+        duration=sound.frames / sound.samplerate if known else None,
+        sample_rate=sound.samplerate,
+        channels=sound.channels,
+        title=cleaned(tags["title"]),
+        artist=cleaned(tags["artist"]),
+        album=cleaned(tags["album"]),
+        genre=_genre(tags["genre"]),
+        year=year_of(tags["date"]),
+        words=joined_words([tags["comment"]]),
+    )
+
+
+def _genre(tag: str | None) -> str | None:
+    """`(17)Rock` as `Rock`. A number alone names a row of ID3's list, which nobody looks for."""
+    name = re.sub(r"\A(?:\(\d+\)\s*)+|\A\d+\s*\Z", "", tag or "")
+    return cleaned(name)
 
 
 def _window(pcm: FloatArray, start: int, rate: int) -> tuple[Range, FloatArray]:
     return Range(start / rate, (start + len(pcm)) / rate), np.ascontiguousarray(pcm)
 
 
-def _resampled(path: str | os.PathLike[str], rate: int) -> Iterator[FloatArray]:
+def _resampled(sound: Any, rate: int) -> Iterator[FloatArray]:
     """Blocks of mono PCM at `rate`; round(frames * rate / original rate) samples in all."""
     import soxr
 
-    with open_regular(path) as file, _open_sound(file) as sound:
-        stream = None if sound.samplerate == rate else soxr.ResampleStream(sound.samplerate, rate, 1)
-        read = given = 0
-        for block in _mono_blocks(sound):
-            read += len(block)
-            resampled = stream.resample_chunk(block) if stream else block
-            given += len(resampled)
-            yield resampled
-        _refuse_short(read, sound)
-        if stream:
-            rest = stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
-            yield _to_length(rest, max(1, round(read * rate / sound.samplerate)) - given)
+    stream = None if sound.samplerate == rate else soxr.ResampleStream(sound.samplerate, rate, 1)
+    read = given = 0
+    for block in _mono_blocks(sound):
+        read += len(block)
+        resampled = stream.resample_chunk(block) if stream else block
+        given += len(resampled)
+        yield resampled
+    _refuse_short(read, sound)
+    if stream:
+        rest = stream.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
+        yield _to_length(rest, max(1, round(read * rate / sound.samplerate)) - given)
 
 
 def _open_sound(file: BinaryIO) -> Any:

@@ -12,8 +12,10 @@ import numpy.typing as npt
 
 from indexer.errors import MediaTooLarge
 from indexer.media import raster
+from indexer.media.exif import picture_facts
 from indexer.media.kinds import HEAD_BYTES, open_regular, sniff
 from indexer.media.raster import deep_grey, is_deep_grey, load, open_raster, to_rgb
+from indexer.types import Facts
 
 RGB = npt.NDArray[np.uint8]
 
@@ -36,13 +38,23 @@ def read_image(path: str | os.PathLike[str], *, min_side: int = 0, max_pixels: i
     Raises MediaError with a short reason for an empty, truncated or broken file or one that is no picture,
     MediaTooLarge above `max_pixels` declared, OSError where it cannot be opened.
     """
+    return described_image(path, min_side=min_side, max_pixels=max_pixels)[0]
+
+
+def described_image(
+    path: str | os.PathLike[str], *, min_side: int = 0, max_pixels: int = MAX_PIXELS
+) -> tuple[RGB, Facts]:
+    """As `read_image`, with what the file says of the picture; broken metadata are as good as none."""
     with open_regular(path) as file:
         kind = sniff(os.pread(file.fileno(), HEAD_BYTES, 0))
         if kind in {"SVG", "gzip"} or (kind == "text" and _named_svg(path)):
-            return _bounded_aspect(_read_svg(file, box=max(SVG_SIDE, 2 * min_side)))
+            rgb, facts = _read_svg(file, box=max(SVG_SIDE, 2 * min_side))
+            return _bounded_aspect(rgb), facts
         with open_raster(file, max_pixels=max_pixels, min_side=min_side) as picture:
             load(picture)
-            return _bounded_aspect(_upright(_rgb(picture), _orientation(picture)))
+            orientation = _orientation(picture)
+            facts = picture_facts(picture, size=picture.declared, turned=orientation >= 5)
+            return _bounded_aspect(_upright(_rgb(picture), orientation)), facts
 
 
 def _named_svg(path: str | os.PathLike[str]) -> bool:
@@ -50,13 +62,13 @@ def _named_svg(path: str | os.PathLike[str]) -> bool:
     return os.fsdecode(path).lower().endswith((".svg", ".svgz"))
 
 
-def _read_svg(file: Any, *, box: int) -> RGB:
-    from indexer.media.svg import MAX_BYTES, render_svg
+def _read_svg(file: Any, *, box: int) -> tuple[RGB, Facts]:
+    from indexer.media.svg import MAX_BYTES, described_svg
 
     data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise MediaTooLarge(f"more than {MAX_BYTES >> 20} MB of SVG")
-    return render_svg(data, box=box)
+    return described_svg(data, box=box)
 
 
 def _rgb(picture: Any) -> RGB:

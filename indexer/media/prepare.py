@@ -16,22 +16,27 @@ from indexer.types import Modality, Prepared, Preparer
 def prepare_file(path: str | os.PathLike[str], modality: Modality, preparer: Preparer) -> Iterator[Prepared]:
     """The segments of one file, in order: one of a picture, windows of a sound, chunks of a text.
 
-    A picture has no range and a perceptual hash; a sound's range is in seconds; a text's is in characters
-    of what `text.read_text` returns, with those characters. Raises MediaError with a short reason, also
+    A picture has no range and a perceptual hash; a window of sound has a fingerprint, and its range in
+    seconds; a text's range is in characters of what `text.read_text` returns, with those characters.
+    Pictures and sounds come with the facts of their file. Raises MediaError with a short reason, also
     after some segments of a long file; OSError where the file cannot be opened.
     """
     hint = preparer.hint
     if modality is Modality.IMAGE:
-        from indexer.media.image import phash, read_image
+        from indexer.media.image import described_image, phash
 
-        rgb = read_image(path, min_side=hint.min_side)
-        yield Prepared(tensor=preparer.tensor(rgb), phash=phash(rgb))
+        rgb, facts = described_image(path, min_side=hint.min_side)
+        yield Prepared(tensor=preparer.tensor(rgb), phash=phash(rgb), facts=facts)
     elif modality is Modality.AUDIO:
-        from indexer.media.audio import read_windows
+        from indexer.media.audio import described_windows
+        from indexer.media.fingerprint import fingerprint
 
-        windows = read_windows(path, sample_rate=hint.sample_rate, window_s=hint.window_s, hop_s=hint.hop_s)
-        for span, pcm in islice(windows, hint.max_segments or None):
-            yield Prepared(tensor=preparer.tensor(pcm), range=span)
+        windows = described_windows(
+            path, sample_rate=hint.sample_rate, window_s=hint.window_s, hop_s=hint.hop_s
+        )
+        for span, pcm, facts in islice(windows, hint.max_segments or None):
+            mark = fingerprint(pcm, hint.sample_rate)
+            yield Prepared(tensor=preparer.tensor(pcm), range=span, phash=mark, facts=facts)
     else:
         from indexer.media.text import read_text
 

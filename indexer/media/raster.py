@@ -43,7 +43,8 @@ _PLUGINS = {
 
 
 def open_raster(file: BinaryIO, *, max_pixels: int, min_side: int = 0) -> Any:
-    """A Pillow picture of which only the header was read; its `.format` is the word that `sniff` uses.
+    """A Pillow picture of which only the header was read; its `.format` is the word that `sniff` uses, and
+    its `.declared` the size in the file.
 
     A JPEG comes in draft mode, at 1/2, 1/4 or 1/8 of its size, but with its shorter side no less than
     2 * min_side; 0: not at all. Raises MediaError for what is no picture,
@@ -63,6 +64,7 @@ def open_raster(file: BinaryIO, *, max_pixels: int, min_side: int = 0) -> Any:
         drafted = kind == "JPEG" and min_side > 0
         in_rows = drafted and "progressive" not in picture.info
         _check_pixels(picture.size, JPEG_PIXELS if in_rows else max_pixels)
+        picture.declared = picture.size
         if drafted:
             picture.draft(None, (2 * min_side, 2 * min_side))
             _check_pixels(picture.size, max_pixels)

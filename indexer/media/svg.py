@@ -21,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.errors import MediaError, MediaTooLarge
+from indexer.media.svgfacts import LENGTH, PX, SvgNotes
+from indexer.types import Facts
 
 MAX_BYTES = 32 << 20  # of XML, packed or not
 MAX_DEPTH = 128  # nested elements; resvg overruns an 8 MB stack at about 250
@@ -28,8 +30,6 @@ MAX_ELEMENTS = 500_000
 MAX_SIDE = 100_000  # declared width or height, pixels
 MAX_EMBEDDED_PIXELS = 64_000_000  # of one raster picture inside the document
 
-_LENGTH = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(px|pt|pc|mm|cm|in|em|ex|)\s*$")
-_PX = {"pt": 4 / 3, "pc": 16.0, "mm": 96 / 25.4, "cm": 96 / 2.54, "in": 96.0, "em": 16.0, "ex": 8.0}
 _CSS_URL = re.compile(r"url\(\s*(?!['\"]?\s*#)[^)]*\)|@import[^;]*;?", re.IGNORECASE)
 _EMBEDDED = {"PNG": "png", "JPEG": "jpeg", "GIF": "gif", "WebP": "webp"}
 _CUT_OFF = frozenset({3, 5, 6, 20})  # expat: no element, unclosed token, partial character, unclosed CDATA
@@ -44,7 +44,17 @@ def render_svg(data: bytes, *, box: int) -> npt.NDArray[np.uint8]:
     the caps above. A hostile document can still make resvg abort the process or take very long: files
     are drawn in the decode workers.
     """
-    clean = _Rewriter().run(_unpacked(data))
+    return described_svg(data, box=box)[0]
+
+
+def described_svg(data: bytes, *, box: int) -> tuple[npt.NDArray[np.uint8], Facts]:
+    """As `render_svg`, with what the document says of itself."""
+    rewriter = _Rewriter()
+    clean = rewriter.run(_unpacked(data))
+    return _drawn(clean, box=box), rewriter.notes.facts()
+
+
+def _drawn(clean: str, *, box: int) -> npt.NDArray[np.uint8]:
     import resvg_py
 
     # Without a density, resvg takes lengths in pt, mm or in for nothing and gives up on the document.
@@ -84,6 +94,7 @@ class _Rewriter:
     """Parses a document and writes it anew without DOCTYPE, comments, scripts and references to outside."""
 
     def __init__(self) -> None:
+        self.notes = SvgNotes()
         self._out: list[str] = []
         self._size = 0
         self._depth = 0
@@ -116,6 +127,7 @@ class _Rewriter:
             raise MediaTooLarge(f"SVG elements nested deeper than {MAX_DEPTH}")
         if self._elements > MAX_ELEMENTS:
             raise MediaTooLarge(f"more than {MAX_ELEMENTS} SVG elements")
+        self.notes.start(local, attributes)
         if self._skipping or local in _DROPPED:
             self._skipping += 1
             return
@@ -126,6 +138,7 @@ class _Rewriter:
 
     def _end(self, name: str) -> None:
         self._depth -= 1
+        self.notes.end()
         if self._skipping:
             self._skipping -= 1
             return
@@ -133,6 +146,7 @@ class _Rewriter:
         self._write(f"</{name}>")
 
     def _text(self, text: str) -> None:
+        self.notes.text(text)
         if not self._skipping:
             self._write(escape(_CSS_URL.sub("none", text) if self._style else text))
 
@@ -147,9 +161,9 @@ def _check_root(local: str, attributes: dict[str, str]) -> None:
     if local != "svg":
         raise MediaError(f"not an SVG: its first element is <{local[:40]}>")
     for side in ("width", "height"):
-        if (match := _LENGTH.match(attributes.get(side, ""))) is None:
+        if (match := LENGTH.match(attributes.get(side, ""))) is None:
             continue
-        pixels = float(match[1]) * _PX.get(match[2], 1.0)
+        pixels = float(match[1]) * PX.get(match[2], 1.0)
         if pixels > MAX_SIDE:
             raise MediaTooLarge(f"SVG {side} of {pixels:.7g} px, at most {MAX_SIDE} are drawn")
 

@@ -13,8 +13,8 @@ from indexer.errors import ConfigError
 from retrieval.commands.talk import say
 
 if TYPE_CHECKING:
-    from retrieval.query.batch import Wanted
     from retrieval.query.searcher import Searcher
+    from retrieval.types import Request
 
 BatchFlag = Annotated[
     Path | None,
@@ -31,14 +31,14 @@ SearchGpuFlag = Annotated[
 ]
 
 
-def check_flags(query: str | None, batch: Path | None, gpu: bool | None, *, other_form: bool) -> None:
+def check_flags(asked: bool, batch: Path | None, gpu: bool | None, *, other_form: bool) -> None:
     """ConfigError for flags of `search` that do not go together."""
-    if batch is None and query is None:
+    if batch is None and not asked:
         raise ConfigError("nothing to search for", hint='name it: triptych search "a red hat"')
     if batch is None and gpu is not None:
         raise ConfigError("--gpu and --no-gpu are for many queries", hint="give them with --batch FILE")
-    if batch is not None and query is not None:
-        raise ConfigError(f"both --batch and the query {query!r}", hint="give one of them")
+    if batch is not None and asked:
+        raise ConfigError("both --batch and a query", hint="give one of them")
     if batch is not None and other_form:
         raise ConfigError("--batch prints JSON lines only", hint="leave out the other output format")
 
@@ -48,13 +48,13 @@ def open_batch(source: Path) -> AbstractContextManager[BinaryIO]:
     return nullcontext(sys.stdin.buffer) if str(source) == "-" else source.open("rb")
 
 
-def search_batch(searcher: Searcher, file: BinaryIO, wanted: Wanted, *, gpu: bool | None, device: str) -> int:
+def search_batch(searcher: Searcher, file: BinaryIO, form: Request, *, gpu: bool | None, device: str) -> int:
     """Print what became of each line. The exit code: 0 with hits, 1 without, 2 where a line has an error."""
     from retrieval.query.batch import read_lines, search_lines
     from retrieval.render.data import answer_line
 
     hits = failed = 0
-    for answer in search_lines(searcher, read_lines(file), wanted, gpu=gpu, device=device, note=say):
+    for answer in search_lines(searcher, read_lines(file), form, gpu=gpu, device=device, note=say):
         hits += bool(answer.result and answer.result.hits)
         failed += answer.error is not None
         sys.stdout.buffer.write(answer_line(answer.line, answer.result, answer.error))

@@ -9,7 +9,7 @@ where a GPU may be used.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import BinaryIO
 
@@ -17,14 +17,18 @@ import numpy as np
 
 from indexer.errors import QueryError, TriptychError
 from indexer.snapshot import Find, Snapshot
-from indexer.types import FloatArray, Modality
-from retrieval.query.compose import encode_many, pooled
-from retrieval.query.parse import try_parse
-from retrieval.query.search import OVERFETCH, best_items, best_segments, fuse, result_of, searchable
+from indexer.types import Modality
+from retrieval.query.compose import Encoded, encode_many, pooled
+from retrieval.query.context import Context
+from retrieval.query.language.parse import try_parse
+from retrieval.query.matches import Match, best_items, best_segments
+from retrieval.query.pool import Pool, cut, reach, scored
+from retrieval.query.ranked import OVERFETCH, hits_of
+from retrieval.query.search import Stopwatch, depth_of, page, search, searchable, starved
 from retrieval.query.searcher import Searcher
 from retrieval.runtime.bulk import Bulk, search_device
 from retrieval.runtime.devices import CPU
-from retrieval.types import Hit, Query, SearchResult
+from retrieval.types import Query, Request, SearchResult, Term
 
 GROUP = 4096  # queries answered together
 CANDIDATES = 1 << 22  # places and scores of segments that are held together
@@ -33,6 +37,7 @@ MAX_LINE = 1 << 20  # bytes of a query
 WORTH = 1 << 28  # queries times vectors; below, the CPU is done before a GPU has started
 
 Note = Callable[[str], None]  # takes a line for the user
+Matched = tuple[Pool, list[Match]]  # a query's segments, and what of them is wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +47,6 @@ class Answer:
     line: str
     result: SearchResult | None = None
     error: str | None = None  # why there is no result
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is asked for with every query, as Searcher.search has it."""
-
-    k: int
-    modalities: Sequence[Modality] = ()
-    segments: bool = False
 
 
 def read_lines(file: BinaryIO) -> Iterator[str]:
@@ -66,7 +62,7 @@ def read_lines(file: BinaryIO) -> Iterator[str]:
 def search_lines(
     searcher: Searcher,
     lines: Iterable[str],
-    wanted: Wanted,
+    form: Request,
     *,
     gpu: bool | None = None,
     device: str = "auto",
@@ -75,45 +71,73 @@ def search_lines(
     """An answer a line, in order. Memory holds GROUP queries with their hits, whatever the number of lines.
 
     Lines follow the rules of a query on the command line; one that cannot be read as one gives an error.
-    `gpu` is True for a GPU, None for one that is there and worth it, and `device` the user's word for which;
-    `note` hears once that there is none, or that it failed. QueryError where the index has none of the
-    modalities that are wanted.
+    `form` is the request to which each line gives its term. `gpu` is True for a GPU, None for one that is
+    there and worth it, and `device` the user's word for which; `note` hears once that there is none, or that
+    it failed. QueryError where the index has none of the modalities that are wanted.
     """
-    modalities = searchable(searcher.snapshot, wanted.modalities)
+    modalities = searchable(searcher.snapshot, form.modalities)
     vectors = sum(searcher.snapshot.counts[modality] for modality in modalities)
     find, decided = Bulk(CPU, note=note), gpu is False
     lines = iter(lines)
     while group := list(islice(lines, GROUP)):
         if not decided and (gpu or len(group) * vectors >= WORTH):
             decided, find = True, Bulk(search_device(gpu, setting=device, note=note), note=note)
-        yield from _answers(searcher, group, wanted, modalities, find)
+        yield from _answers(searcher, group, form, modalities, find)
 
 
 def _answers(
-    searcher: Searcher, lines: Sequence[str], wanted: Wanted, modalities: Sequence[Modality], find: Find
+    searcher: Searcher, lines: Sequence[str], form: Request, modalities: Sequence[Modality], find: Find
 ) -> Iterator[Answer]:
     """The answers of one group. Hits are found as they are pulled."""
-    snapshot = searcher.snapshot
-    queries = [_parsed(line) for line in lines]
+    queries = [_parsed(line, searcher) for line in lines]
     encoded = encode_many(queries, searcher.model.tower)
-    vectors = np.array([pooled(one) for one in encoded if not isinstance(one, TriptychError)])
-    lists = [_hits(snapshot, modality, vectors, wanted, find) for modality in modalities]
-    for line, query, one in zip(lines, queries, encoded, strict=True):
-        if isinstance(one, TriptychError):
-            yield Answer(line, error=one.message)
+    asked = [_context(searcher, form, query, one) for query, one in zip(queries, encoded, strict=True)]
+    contexts = [one for one in asked if isinstance(one, Context)]
+    lists = [_found(searcher.snapshot, modality, contexts, find) for modality in modalities]
+    for line, context in zip(lines, asked, strict=True):
+        if not isinstance(context, Context):
+            yield Answer(line, error=context.message)
             continue
-        assert isinstance(query, Query), "what was no query has no vectors"
-        hits = fuse([next(found) for found in lists], wanted.k, segments=wanted.segments)
-        yield Answer(line, result_of(snapshot, query, hits, searched=modalities))
+        found = [next(one) for one in lists]
+        try:
+            yield Answer(line, _result(searcher.snapshot, context, found, modalities))
+        except QueryError as error:
+            yield Answer(line, error=error.message)
 
 
-def _parsed(line: str) -> Query | TriptychError:
+def _context(
+    searcher: Searcher, form: Request, query: Query | TriptychError, encoded: Encoded | TriptychError
+) -> Context | TriptychError:
+    """What the search of one line goes by, or why it cannot be searched."""
+    if isinstance(encoded, TriptychError):
+        return encoded
+    assert isinstance(query, Query), "what was no query has no vectors"
+    try:
+        return searcher.context(replace(form, expression=Term(query)), pooled(encoded)[None])
+    except QueryError as error:
+        return error
+
+
+def _result(
+    snapshot: Snapshot, context: Context, found: Sequence[Matched], modalities: Sequence[Modality]
+) -> SearchResult:
+    """As a search of its own gives it."""
+    depth = depth_of(context)
+    hits = [hits_of(snapshot, context, pool, matches[:depth]) for pool, matches in found]
+    result = page(snapshot, context, hits, searched=modalities, watch=Stopwatch(), depth=depth)
+    return search(snapshot, context) if starved(result, hits, depth) else result
+
+
+def _parsed(line: str, searcher: Searcher) -> Query | TriptychError:
     if len(line.encode("utf-8", "surrogateescape")) > MAX_LINE:
         return QueryError(f"the line is longer than {MAX_LINE >> 20} MB")
     query = try_parse(line, stdin=_no_stdin)
     if isinstance(query, Query) and query.text is not None and not _is_utf8(line):
         return QueryError("the line is not UTF-8")
-    return query
+    try:
+        return searcher.resolve(query) if isinstance(query, Query) else query
+    except TriptychError as error:
+        return error
 
 
 def _is_utf8(line: str) -> bool:
@@ -124,35 +148,36 @@ def _no_stdin() -> bytes:
     raise QueryError("a line cannot stand for standard input")
 
 
-def _hits(
-    snapshot: Snapshot, modality: Modality, vectors: FloatArray, wanted: Wanted, find: Find
-) -> Iterator[list[Hit]]:
-    """The best hits of one modality for each query's vector (q, dim), in order."""
-    if not wanted.segments:
-        yield from _items(snapshot, modality, vectors, wanted.k, find, asked=wanted.k * OVERFETCH)
+def _found(
+    snapshot: Snapshot, modality: Modality, contexts: Sequence[Context], find: Find, *, asked: int = 0
+) -> Iterator[Matched]:
+    """As `ranked` for each context, or more; those that `asked` segments do not settle ask for more."""
+    if not contexts:
         return
-    count = min(wanted.k, snapshot.counts[modality])
-    for some in _slices(len(vectors), CANDIDATES // count):
-        found = snapshot.search_many(modality, vectors[some], count, find=find)
-        for few in _slices(len(found), MATCHES // count):
-            yield from best_segments(snapshot, found[few], wanted.k)
-
-
-def _items(
-    snapshot: Snapshot, modality: Modality, vectors: FloatArray, k: int, find: Find, *, asked: int
-) -> Iterator[list[Hit]]:
-    """As `search.item_hits` for each vector; those that `asked` segments do not settle ask for more."""
-    total = snapshot.counts[modality]
-    count = min(asked, total)
-    for some in _slices(len(vectors), CANDIDATES // count):
-        block = vectors[some]
-        found = snapshot.search_many(modality, block, count, find=find)
-        for few in _slices(len(found), MATCHES // count):
-            best = best_items(snapshot, found[few], k, whole=asked >= total)
-            unsettled = block[few][[one is None for one in best]]
-            more = _items(snapshot, modality, unsettled, k, find, asked=4 * asked)
-            for one in best:
-                yield next(more) if one is None else one
+    form, allowed, only = contexts[0].request, contexts[0].allowed, contexts[0].filter
+    depth, total = max(map(depth_of, contexts)), snapshot.counts[modality]
+    asked = asked or depth * (1 if form.segments else OVERFETCH)
+    count = reach(contexts[0], asked, total)
+    for some in _slices(len(contexts), CANDIDATES // count):
+        block = contexts[some]
+        vectors = np.concatenate([context.vectors for context in block])
+        found = snapshot.search_many(modality, vectors, count, find=find, allowed=allowed)
+        whole = count == total or len(found[0]) < count  # a filter leaves all of them the same number
+        pools = [
+            cut(scored(snapshot, context, modality, one, one.score[None], whole=whole), asked)
+            for context, one in zip(block, found, strict=True)
+        ]
+        for few in _slices(len(pools), MATCHES // count):
+            segments = [pool.found for pool in pools[few]]
+            if form.segments:
+                yield from zip(pools[few], best_segments(snapshot, segments, depth, only=only), strict=True)
+                continue
+            whole = all(pool.whole for pool in pools[few])
+            best = best_items(snapshot, segments, depth, whole=whole, only=only)
+            again = [context for context, one in zip(block[few], best, strict=True) if one is None]
+            more = _found(snapshot, modality, again, find, asked=4 * asked)
+            for pool, one in zip(pools[few], best, strict=True):
+                yield next(more) if one is None else (pool, one)
 
 
 def _slices(count: int, size: int) -> Iterator[slice]:

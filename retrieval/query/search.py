@@ -1,25 +1,24 @@
-"""The search itself: a query's vector against one generation, segments to items, lists to one list."""
+"""The search, top to bottom: candidates of each modality, words, a second look, one list, one page of it."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
-from types import MappingProxyType
-from typing import NamedTuple
-
-import numpy as np
+from dataclasses import replace
 
 from indexer.errors import QueryError
-from indexer.snapshot import Candidates, Snapshot
-from indexer.types import FloatArray, Item, Modality, Segment, Source
-from retrieval.query.fuse import interleave
-from retrieval.types import Hit, Query, SearchResult
+from indexer.snapshot import Snapshot
+from indexer.types import Modality
+from retrieval.query.blend import DEPTH, likely, with_words
+from retrieval.query.context import Context
+from retrieval.query.fuse import by_score, interleave
+from retrieval.query.ranked import Ranked, ranked
+from retrieval.query.second import LOOKED, looked_again, varied
+from retrieval.types import Hit, Lexical, Request, SearchResult
 
-NOTHING: Mapping[str, float] = MappingProxyType({})
-OVERFETCH = 4  # segments asked for, a hit wanted: an item may have many segments
+FEW = 50  # segments of a modality; calibrations are fitted on more
+SPARE = 4  # hits looked at, a hit wanted, where near-duplicates are dropped afterwards
 
 
 class Stopwatch:
@@ -35,55 +34,68 @@ class Stopwatch:
         self.milliseconds[name] = self.milliseconds.get(name, 0.0) + (time.perf_counter() - start) * 1e3
 
 
-def search(
-    snapshot: Snapshot,
-    query: Query,
-    vector: FloatArray,
-    *,
-    k: int,
-    modalities: Sequence[Modality] = (),
-    segments: bool = False,
-    watch: Stopwatch | None = None,
-) -> SearchResult:
-    """The k best items for a query's unit vector, or with `segments` the k best segments.
-
-    `modalities` limits what is searched; without it, all that the index has. QueryError where the index has
-    none of those asked for.
-    """
+def search(snapshot: Snapshot, context: Context, *, watch: Stopwatch | None = None) -> SearchResult:
+    """The page of hits that a request asks for. QueryError where the index has none of its modalities."""
     watch = watch or Stopwatch()
-    wanted = searchable(snapshot, modalities)
-    with watch.stage("search"):
-        find = segment_hits if segments else item_hits
-        lists = [find(snapshot, vector, modality, k) for modality in wanted]
-    with watch.stage("fuse"):
-        hits = fuse(lists, k, segments=segments)
-    return result_of(snapshot, query, hits, searched=wanted, milliseconds=watch.milliseconds)
+    wanted = searchable(snapshot, context.request.modalities)
+    depth = depth_of(context)
+    while True:
+        with watch.stage("search"):
+            lists = [ranked(snapshot, context, modality, depth) for modality in wanted]
+        result = page(snapshot, context, lists, searched=wanted, watch=watch, depth=depth)
+        if not starved(result, lists, depth):
+            return result
+        depth *= 4
 
 
-def fuse(lists: Sequence[Sequence[Hit]], k: int, *, segments: bool) -> list[Hit]:
-    """The lists of all modalities as one, of items or of segments."""
-    return interleave(lists, k, key=_segment_key if segments else _item_key)
+def starved(result: SearchResult, lists: Sequence[Sequence[Ranked]], depth: int) -> bool:
+    """Whether near-duplicates took so many places that a page is not full, though there is more."""
+    request = result.request
+    short = request.group_duplicates and len(result.hits) < request.k
+    return short and any(len(hits) >= depth for hits in lists)
 
 
-def result_of(
+def page(
     snapshot: Snapshot,
-    query: Query,
-    hits: Sequence[Hit],
+    context: Context,
+    lists: Sequence[Sequence[Ranked]],
     *,
     searched: Sequence[Modality],
-    milliseconds: Mapping[str, float] = NOTHING,
+    watch: Stopwatch,
+    depth: int = 0,
 ) -> SearchResult:
-    """The hits with what they were found in."""
-    return SearchResult(
-        query=query,
-        hits=tuple(hits),
-        index=snapshot.path,
-        generation=snapshot.generation.number,
-        model=snapshot.model,
-        space_id=snapshot.space_id,
-        searched=tuple(searched),
-        milliseconds=milliseconds,
+    """What is shown of the lists of all modalities, which are `depth` long where there is so much."""
+    request = context.request
+    with watch.stage("merge"):
+        found = merged([hits for hits in lists if _believed(snapshot, context, hits)], request)
+        found = [one for one in found if likely(one.hit, request)]
+    with watch.stage("words"):
+        wanted = max(page_depth(request), depth if request.group_duplicates else 0)
+        found = with_words(snapshot, context, found, searched=searched, wanted=wanted)
+    with watch.stage("rerank"):
+        found = looked_again(snapshot, context, found)
+    with watch.stage("vary"):
+        kept = varied(snapshot, context, found)
+    hits = [one.hit for one in kept][request.offset : request.offset + request.k]
+    return result_of(
+        snapshot,
+        request,
+        [replace(hit, rank=rank) for rank, hit in enumerate(hits, start=request.offset + 1)],
+        searched=searched,
+        milliseconds=watch.milliseconds,
+        nothing=None if hits else _why(context, [one for some in lists for one in some], kept),
     )
+
+
+def merged(lists: Sequence[Sequence[Ranked]], request: Request) -> list[Ranked]:
+    """One list from those of all modalities, each item once; by probability where all have one, else by rank.
+
+    The order inside a list is kept.
+    """
+    key = _segment_key if request.segments else _item_key
+    if all(one.hit.probability is not None for hits in lists for one in hits):
+        return by_score(lists, score=lambda one: (one.hit.probability or 0.0, one.hit.item_id), key=key)
+    return interleave(lists, key=key)
 
 
 def searchable(snapshot: Snapshot, modalities: Sequence[Modality]) -> list[Modality]:
@@ -96,119 +108,81 @@ def searchable(snapshot: Snapshot, modalities: Sequence[Modality]) -> list[Modal
     return wanted
 
 
-def item_hits(snapshot: Snapshot, vector: FloatArray, modality: Modality, k: int) -> list[Hit]:
-    """The k best items of one modality, each by its best segment: score first, then item id."""
-    total, asked = snapshot.counts[modality], k * OVERFETCH
-    while True:
-        candidates = snapshot.search(modality, vector, min(asked, total))
-        hits = best_items(snapshot, [candidates], k, whole=asked >= total)[0]
-        if hits is not None:
-            return hits
-        asked *= 4
-
-
-def segment_hits(snapshot: Snapshot, vector: FloatArray, modality: Modality, k: int) -> list[Hit]:
-    """The k best segments of one modality, one hit for every item that holds each."""
-    candidates = snapshot.search(modality, vector, min(k, snapshot.counts[modality]))
-    return best_segments(snapshot, [candidates], k)[0]
-
-
-def best_items(
-    snapshot: Snapshot, found: Sequence[Candidates], k: int, *, whole: bool
-) -> list[list[Hit] | None]:
-    """For each query's best segments the k best items; None where only more segments can tell.
-
-    `whole` says that there are no more segments.
-    """
-    results: list[list[Hit] | None] = []
-    for matches in _matches(snapshot, found):
-        best: dict[str, Match] = {}
-        for match in matches:
-            best.setdefault(match.item.id, match)
-        kept = list(best.values())
-        # Not `> k`: a tie at the cut could continue among segments that were not asked for.
-        settled = whole or (len(kept) > k and kept[k].score < kept[k - 1].score)
-        results.append([_hit(snapshot, match) for match in kept[:k]] if settled else None)
-    return results
-
-
-def best_segments(snapshot: Snapshot, found: Sequence[Candidates], k: int) -> list[list[Hit]]:
-    """For each query's best segments a hit for every item that holds each, the k best."""
-    return [[_hit(snapshot, match) for match in matches[:k]] for matches in _matches(snapshot, found)]
-
-
-class Match(NamedTuple):
-    """A segment and one of the items that hold it."""
-
-    score: float
-    item: Item
-    segment: Segment
-
-
-def _matches(snapshot: Snapshot, found: Sequence[Candidates]) -> Iterator[list[Match]]:
-    """Every item of each query's segments, best first: score, then item id, then start. Read together."""
-    part, row, score = (
-        np.concatenate([getattr(one, name) for one in found]) for name in ("part", "row", "score")
-    )
-    segments = snapshot.segments(Candidates(part, row, score))
-    items = snapshot.items_of({(s.content_hash, s.modality, s.source) for s in segments})
-    pairs = zip(score.tolist(), segments, strict=True)
-    for one in found:
-        matches = [
-            Match(value, item, segment)
-            for value, segment in islice(pairs, len(one))
-            for item in items.get((segment.content_hash, segment.modality, segment.source), ())
-        ]
-        yield sorted(matches, key=_order)
-
-
-def _item_key(hit: Hit) -> str:
-    return hit.item_id
-
-
-def _segment_key(hit: Hit) -> tuple[object, ...]:
-    return hit.item_id, hit.modality, hit.source, hit.range
-
-
-def _order(match: Match) -> tuple[float, str, float]:
-    return -match.score, match.item.id, match.segment.range.start if match.segment.range else 0.0
-
-
-def _hit(snapshot: Snapshot, match: Match) -> Hit:
-    score, item, segment = match
-    root = snapshot.roots.get(item.root_id)
-    is_row = root is not None and root.kind == "manifest"
-    path = _shown_path(segment, item)
-    if path is None and not is_row:
-        path = item.path
-    base = root.base if root else ""
-    return Hit(
-        rank=0,
-        item_id=item.id,
-        path=None if path is None else os.path.join(base, path),  # noqa: PTH118 - bytes stay as they are
-        modality=segment.modality,
-        source=segment.source,
-        score=score,
-        range=segment.range,
-        text=segment.text if segment.text is not None else _caption(item),
-        metadata=item.metadata,
-        manifest=root.path if root is not None and is_row else None,
-        key=item.path if is_row else None,
+def result_of(
+    snapshot: Snapshot,
+    request: Request,
+    hits: Sequence[Hit],
+    *,
+    searched: Sequence[Modality],
+    milliseconds: Mapping[str, float],
+    nothing: str | None = None,
+) -> SearchResult:
+    """The hits with what they were found in."""
+    return SearchResult(
+        request=request,
+        hits=tuple(hits),
+        index=snapshot.path,
+        generation=snapshot.generation.number,
+        model=snapshot.model,
+        space_id=snapshot.space_id,
+        searched=tuple(searched),
+        milliseconds=milliseconds,
+        nothing=nothing,
     )
 
 
-def _shown_path(segment: Segment, item: Item) -> str | None:
-    """The file to open for a hit: the one that matched; for a caption, the medium that it describes.
+def _believed(snapshot: Snapshot, context: Context, hits: Sequence[Ranked]) -> bool:
+    """Whether the best hits of a modality are shown, where the request does not say from when on.
 
-    None for a text that only a manifest's row holds: no file of the row was ever there to be read.
+    The best one decides: it tells whether there is such a thing at all. A few segments a person sees through.
     """
-    key = segment.content_hash, segment.modality, segment.source
-    files = [member for member in item.members if member.path is not None and member.content_hash is not None]
-    if segment.source is not Source.CAPTION:
-        files.sort(key=lambda member: member.key != key)
-    return files[0].path if files else None
+    if context.request.min_score is not None or not hits:
+        return True
+    modality = hits[0].hit.modality
+    if snapshot.counts[modality] < FEW:
+        return True
+    best = max((one.hit.probability for one in hits if one.hit.probability is not None), default=None)
+    return best is None or best >= context.cut(modality)
 
 
-def _caption(item: Item) -> str | None:
-    """What a manifest says of a picture or sound that was found."""
-    return next((member.text for member in item.members if member.text), None)
+def _why(context: Context, found: Sequence[Ranked], kept: Sequence[Ranked]) -> str:
+    """Why a page is empty."""
+    request = context.request
+    if context.filter is not None and not context.filter.count:
+        return f"nothing in the index matches the filter {' '.join((request.where or '').split())}"
+    if context.lexicon is not None and request.lexical is Lexical.ONLY and not kept:
+        return f"no item that was asked for holds the words {context.words!r}"
+    if kept:
+        return f"there are {len(kept)} hits, and {request.offset} were to be left out"
+    if found and all(one.hit.probability is None for one in found):
+        return "nothing tells how likely these hits are; leave out --min-score to see them"
+    if found:
+        best = max(one.hit.probability or 0.0 for one in found)
+        return (
+            f"nothing is likely enough: the best hit has a probability of {best:.2f}; --min-score 0 shows it"
+        )
+    return "nothing found"
+
+
+def depth_of(context: Context) -> int:
+    """Hits of a modality that are looked at before the page is cut out of them."""
+    return max(page_depth(context.request), DEPTH if context.words else 0)
+
+
+def page_depth(request: Request) -> int:
+    """Hits of the one list that the page is cut out of."""
+    page = request.offset + request.k
+    depths = [
+        page * SPARE if request.group_duplicates else page,
+        LOOKED * (SPARE if request.group_duplicates else 1) if request.diverse is not None else 0,
+        request.rerank_top if request.rerank else 0,
+    ]
+    return max(depths)
+
+
+def _item_key(one: Ranked) -> str:
+    return one.hit.item_id
+
+
+def _segment_key(one: Ranked) -> tuple[object, ...]:
+    return one.hit.item_id, one.hit.modality, one.hit.source, one.hit.range

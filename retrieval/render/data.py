@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any
 
 from indexer.errors import ConfigError
-from retrieval.types import Hit, SearchResult
+from retrieval.types import Hit, SearchResult, Stages
 
 
 class Format(StrEnum):
@@ -38,7 +38,7 @@ def pick_format(flags: Mapping[str, bool]) -> Format:
 
 
 COLUMNS = (
-    *("rank", "score", "modality", "source", "path", "start", "end", "text", "item"),
+    *("rank", "score", "probability", "modality", "source", "path", "start", "end", "text", "item"),
     *("path_bytes", "manifest", "key"),
 )
 
@@ -59,13 +59,15 @@ def render(result: SearchResult, form: Format) -> bytes:
 def as_json(result: SearchResult) -> dict[str, Any]:
     """The whole result as one JSON object."""
     return {
-        "query": result.query.label,
-        "query_modality": result.query.modality.value,
+        "query": result.request.label,
+        **_asked_in(result),
         "index": str(result.index),
         "generation": result.generation,
         "model": result.model,
         "space_id": result.space_id,
         "searched": [modality.value for modality in result.searched],
+        **({} if result.nothing is None else {"nothing": result.nothing}),
+        "milliseconds": {name: round(value, 3) for name, value in result.milliseconds.items()},
         "hits": [hit_json(hit) for hit in result.hits],
     }
 
@@ -76,9 +78,15 @@ def answer_line(line: str, result: SearchResult | None, error: str | None) -> by
     if result is None:
         entry["error"] = error
     else:
-        entry["query_modality"] = result.query.modality.value
+        entry |= _asked_in(result)
         entry["hits"] = [hit_json(hit) for hit in result.hits]
     return (json.dumps(entry, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+
+
+def _asked_in(result: SearchResult) -> dict[str, Any]:
+    """The modality of a query; a composed one has those of its terms."""
+    asked = [term.query.modality.value for term in result.request.terms]
+    return {"query_modality": asked[0] if result.request.query else asked}
 
 
 def path_fields(path: str | None, name: str = "path") -> dict[str, Any]:
@@ -102,12 +110,35 @@ def hit_json(hit: Hit) -> dict[str, Any]:
     }
     if hit.manifest is not None:
         entry |= {**path_fields(hit.manifest, "manifest"), "key": hit.key}
+    if hit.probability is not None:
+        entry["probability"] = round(hit.probability, 4)
     if hit.range is not None:
         entry["start"], entry["end"] = hit.range.start, hit.range.end
     if hit.text is not None:
         entry["text"] = hit.text
     if hit.metadata:
         entry["metadata"] = dict(hit.metadata)
+    if hit.duplicates:
+        entry["duplicates"] = hit.duplicates
+    entry["stages"] = _stages_json(hit.stages)
+    return entry
+
+
+def _stages_json(stages: Stages) -> dict[str, Any]:
+    """The numbers of every stage that the hit went through."""
+    terms = [
+        {"term": one.label, "cosine": round(one.cosine, 6)}
+        | ({} if one.adjusted == one.cosine else {"adjusted": round(one.adjusted, 6)})
+        | ({} if one.probability is None else {"probability": round(one.probability, 4)})
+        for one in stages.terms
+    ]
+    entry: dict[str, Any] = {"terms": terms}
+    if stages.lexical is not None:
+        words = stages.lexical
+        entry["lexical"] = {"score": round(words.score, 4), "rank": words.rank, "words": list(words.words)}
+    for name in ("fused", "reranked"):
+        if getattr(stages, name) is not None:
+            entry[name] = round(getattr(stages, name), 6)
     return entry
 
 

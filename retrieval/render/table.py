@@ -19,15 +19,22 @@ TEXT_WIDTH = 40  # columns of a hit's text
 
 
 def hit_lines(result: SearchResult, *, here: Path | None = None) -> list[str]:
-    """A heading and a line a hit: rank, score, kind, range of a sound, text or caption, path or row."""
+    """A heading and a line a hit: rank, score, kind, range of a sound, near-duplicates, words found,
+    text, path or row.
+
+    Where every hit has a probability, that stands for the score, in percent.
+    """
     base = str(here or Path.cwd())
-    rows = [("#", "score", "kind", "at", "text", "path")]
+    likely = all(hit.probability is not None for hit in result.hits)
+    rows = [("#", "match" if likely else "score", "kind", "at", "alike", "words", "text", "path")]
     rows += [
         (
             str(hit.rank),
-            f"{hit.score:.3f}",
+            f"{100 * (hit.probability or 0.0):.0f} %" if likely else f"{hit.score:.3f}",
             hit.modality.value,
             hit.where if hit.modality is Modality.AUDIO else "",
+            f"+{hit.duplicates}" if hit.duplicates else "",
+            printable(" ".join(hit.stages.lexical.words)) if hit.stages.lexical else "",
             snippet(hit.text or "", TEXT_WIDTH),
             _path(hit, base),
         )
@@ -50,7 +57,7 @@ def _path(hit: Hit, base: str) -> str:
 def _padded(column: tuple[str, ...]) -> tuple[str, ...]:
     """Cells of one width: numbers to the right, words to the left."""
     widest = max(map(_width, column))
-    right = column[0] in ("#", "score")
+    right = column[0] in ("#", "score", "match", "alike")
     pads = [" " * (widest - _width(cell)) for cell in column]
     return tuple(pad + cell if right else cell + pad for pad, cell in zip(pads, column, strict=True))
 

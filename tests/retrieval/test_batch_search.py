@@ -19,10 +19,11 @@ from indexer.nearest import Rows
 from indexer.snapshot import Snapshot
 from indexer.types import Modality, Source
 from retrieval.query import batch
-from retrieval.query.batch import Answer, Wanted, read_lines, search_lines
+from retrieval.query.batch import Answer, read_lines, search_lines
 from retrieval.query.searcher import Searcher
 from retrieval.runtime import bulk
 from retrieval.runtime.devices import Device, Kind
+from retrieval.types import Request
 from tests.retrieval.test_search import tone
 from tests.toy import toy_encoders
 
@@ -75,7 +76,7 @@ def searcher(index: Path) -> Iterator[Searcher]:
         yield one
 
 
-def assert_as_alone(searcher: Searcher, answers: list[Answer], lines: list[str], wanted: Wanted) -> None:
+def assert_as_alone(searcher: Searcher, answers: list[Answer], lines: list[str], wanted: Request) -> None:
     assert [answer.line for answer in answers] == lines
     for answer in answers:
         alone = searcher.search(
@@ -84,13 +85,13 @@ def assert_as_alone(searcher: Searcher, answers: list[Answer], lines: list[str],
         assert answer.result is not None
         assert answer.result.hits == alone.hits
         assert answer.result.searched == alone.searched
-        assert answer.result.query == alone.query
+        assert answer.result.request.query == alone.request.query
 
 
 @pytest.mark.parametrize("segments", [False, True])
 @pytest.mark.parametrize("k", [1, 3, 10, 500])
 def test_equals_one_search_for_each(searcher: Searcher, k: int, segments: bool) -> None:
-    wanted = Wanted(k, segments=segments)
+    wanted = Request(k=k, segments=segments)
     answers = list(search_lines(searcher, LINES, wanted))
     assert_as_alone(searcher, answers, LINES, wanted)
     assert {hit.source for a in answers if a.result for hit in a.result.hits} >= {Source.FILE}
@@ -99,7 +100,7 @@ def test_equals_one_search_for_each(searcher: Searcher, k: int, segments: bool) 
 def test_ties_duplicates_and_captions_are_there(searcher: Searcher) -> None:
     """What the comparison above is worth: the index has all of them, among what is found."""
     ties, caption = list(
-        search_lines(searcher, ["red boat", "a boat"], Wanted(30, (Modality.TEXT,), segments=False))
+        search_lines(searcher, ["red boat", "a boat"], Request(k=30, modalities=(Modality.TEXT,)))
     )
     assert ties.result
     assert caption.result
@@ -116,7 +117,7 @@ def test_small_pieces_change_nothing(
     monkeypatch.setattr(batch, "MATCHES", matches)
     monkeypatch.setattr(batch, "CANDIDATES", candidates)
     monkeypatch.setattr(batch, "GROUP", group)
-    for wanted in (Wanted(5), Wanted(2, (Modality.AUDIO, Modality.IMAGE))):
+    for wanted in (Request(k=5), Request(k=2, modalities=(Modality.AUDIO, Modality.IMAGE))):
         assert_as_alone(searcher, list(search_lines(searcher, LINES, wanted)), LINES, wanted)
 
 
@@ -136,7 +137,7 @@ def test_a_device_gives_the_same(
     monkeypatch.setattr(batch, "search_device", lambda *_, **__: Device(Kind.MPS, ("cpu",)))
     monkeypatch.setattr(batch, "WORTH", 0)
     monkeypatch.setattr(batch, "GROUP", 6)
-    wanted = Wanted(4)
+    wanted = Request(k=4)
     assert_as_alone(searcher, list(search_lines(searcher, LINES, wanted, gpu=gpu)), LINES, wanted)
     assert made
     assert len(made) == len({rows.name for rows in made})  # each part went there once
@@ -149,7 +150,7 @@ def test_a_few_queries_start_no_gpu(searcher: Searcher, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(batch, "search_device", refuse)
     for gpu in (None, False):
-        assert len(list(search_lines(searcher, LINES, Wanted(2), gpu=gpu))) == len(LINES)
+        assert len(list(search_lines(searcher, LINES, Request(k=2), gpu=gpu))) == len(LINES)
 
 
 def test_without_a_gpu_one_line(searcher: Searcher, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,8 +158,8 @@ def test_without_a_gpu_one_line(searcher: Searcher, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(bulk, "may_have_device", lambda: False)
     monkeypatch.setattr(batch, "GROUP", 3)
     lines: list[str] = []
-    answers = list(search_lines(searcher, LINES, Wanted(3), gpu=True, note=lines.append))
-    assert_as_alone(searcher, answers, LINES, Wanted(3))
+    answers = list(search_lines(searcher, LINES, Request(k=3), gpu=True, note=lines.append))
+    assert_as_alone(searcher, answers, LINES, Request(k=3))
     assert len(lines) == 1
     assert "no GPU" in lines[0]
 
@@ -179,7 +180,7 @@ def test_a_part_with_inverted_lists_is_compared_whole(
         (_, stored), *_ = searcher.snapshot.vectors(Modality.TEXT)
         looked: list[object] = []
         monkeypatch.setattr(vectors, "structure_candidates", lambda *one, **_: looked.append(one))
-        answers = list(search_lines(searcher, LINES, Wanted(10)))
+        answers = list(search_lines(searcher, LINES, Request(k=10)))
         assert not looked
         for answer in answers:
             (one,) = toy_encoders()[Modality.TEXT].encode([np.frombuffer(answer.line.encode(), np.uint8)])
@@ -198,7 +199,7 @@ def test_lines_that_are_no_queries_are_told_and_the_others_answered(
     monkeypatch.setattr(batch, "MAX_LINE", 200)
     lines = ["red", "", "./none.png", "-", f"file:{tmp_path}/broken.png", "caf\udce9", "x" * 201]
     lines += [str(tmp_path / "blue.png"), "text:./none.png", "sea"]
-    answers = list(search_lines(searcher, lines, Wanted(3)))
+    answers = list(search_lines(searcher, lines, Request(k=3)))
     parts = {
         1: "empty",
         2: "no file",
@@ -212,24 +213,24 @@ def test_lines_that_are_no_queries_are_told_and_the_others_answered(
         assert part in (answers[number].error or "")
         assert answers[number].result is None
     good = [answer for answer in answers if answer.result]
-    assert_as_alone(searcher, good, [lines[0], *lines[7:]], Wanted(3))
+    assert_as_alone(searcher, good, [lines[0], *lines[7:]], Request(k=3))
     assert good[1].result
-    assert good[1].result.query.modality is Modality.IMAGE
+    assert good[1].result.request.terms[0].query.modality is Modality.IMAGE
 
 
 def test_no_line_and_a_modality_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "a.md").write_text("words")
     update(tmp_path / ".triptych", [tmp_path], encoders=toy_encoders())
     with opened(tmp_path / ".triptych") as searcher:
-        assert list(search_lines(searcher, [], Wanted(3))) == []
+        assert list(search_lines(searcher, [], Request(k=3))) == []
         with pytest.raises(QueryError, match="no image"):
-            list(search_lines(searcher, ["x"], Wanted(3, (Modality.IMAGE,))))
+            list(search_lines(searcher, ["x"], Request(k=3, modalities=(Modality.IMAGE,))))
 
 
 def test_an_empty_index_gives_no_hits(tmp_path: Path) -> None:
     update(tmp_path / ".triptych", [tmp_path], encoders=toy_encoders())
     with opened(tmp_path / ".triptych") as searcher:
-        (answer,) = search_lines(searcher, ["x"], Wanted(3))
+        (answer,) = search_lines(searcher, ["x"], Request(k=3))
         assert answer.result
         assert answer.result.hits == ()
 

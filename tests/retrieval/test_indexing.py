@@ -50,7 +50,7 @@ def run(notes: Path) -> tuple[UpdateReport, list[Event]]:
 
 def assert_warned(notes: Path, *parts: str) -> None:
     report, events = run(notes)
-    assert (report.added, report.committed, report.generation) == (1, True, 1)
+    assert (report.added, report.committed, report.generation) == (1, True, 2)  # files, then what derives
     (warned,) = report.warnings
     assert [event for event in events if isinstance(event, Warned)] == [warned]
     assert "the index is complete" in warned.message

@@ -11,7 +11,7 @@ from PIL import Image
 
 from indexer.errors import QueryError
 from indexer.types import Modality
-from retrieval.query.parse import parse_query
+from retrieval.query.language.parse import parse_query
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from retrieval.render.escape import printable, snippet
 from retrieval.render.progress import build_progress
 from retrieval.render.report import failure_lines, failures_json, update_json
 from retrieval.render.table import hit_lines
-from retrieval.types import Hit, Query, SearchResult
+from retrieval.types import Hit, Query, Request, SearchResult, Term
 from tests.toy import toy_encoders
 
 NASTY = "/m/\x1b[31m[bold]red[/bold]\n\"'\udcff.jpg"
@@ -28,7 +28,7 @@ NASTY = "/m/\x1b[31m[bold]red[/bold]\n\"'\udcff.jpg"
 
 def result(*hits: Hit) -> SearchResult:
     query = Query(Modality.TEXT, text="words")
-    return SearchResult(query, hits, Path("/i"), 3, "toy", "00ff", (Modality.IMAGE,))
+    return SearchResult(Request(Term(query)), hits, Path("/i"), 3, "toy", "00ff", (Modality.IMAGE,))
 
 
 HIT = Hit(1, "ab", NASTY, Modality.AUDIO, Source.FILE, 0.25, Range(5, 65.5), 'a, "b"\nc', {"label": "x"})

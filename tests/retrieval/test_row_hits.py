@@ -14,7 +14,7 @@ from indexer.types import Modality
 from retrieval.query.compose import compose
 from retrieval.query.search import search
 from retrieval.types import Hit, Query
-from tests.toy import toy_encoders
+from tests.toy import asked, toy_encoders
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def best(index: Path, words: str) -> Hit:
     query = Query(Modality.TEXT, text=words)
     with Snapshot.open(index) as snapshot:
         vector = compose(query, toy_encoders()[Modality.TEXT])
-        return search(snapshot, query, vector, k=1, modalities=[Modality.TEXT]).hits[0]
+        return search(snapshot, asked(query, vector, k=1, modalities=(Modality.TEXT,))).hits[0]
 
 
 def test_a_hit_has_a_path_only_where_a_file_was_read(index: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from indexer.types import Modality, Source
 from retrieval.query.compose import compose
 from retrieval.query.search import search
 from retrieval.types import Query, SearchResult
-from tests.toy import toy_encoders
+from tests.toy import asked, toy_encoders
 
 WORDS = ["red boat", "green hill", "blue sea", "black cat", "white snow", "red red red"]
 
@@ -55,7 +55,7 @@ def snapshot(index: Path) -> Iterator[Snapshot]:
 def ask(snapshot: Snapshot, text: str, **options: object) -> SearchResult:
     query = Query(Modality.TEXT, text=text)
     vector = compose(query, toy_encoders()[Modality.TEXT])
-    return search(snapshot, query, vector, **{"k": 10, **options})  # type: ignore[arg-type]
+    return search(snapshot, asked(query, vector, **options))
 
 
 def names(result: SearchResult) -> list[str]:

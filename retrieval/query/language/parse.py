@@ -20,9 +20,9 @@ MAX_STDIN = 64 << 20  # bytes of a query on standard input
 def parse_query(argument: str, *, stdin: Callable[[], bytes] | None = None) -> Query:
     """A query from one argument of the command line.
 
-    `text:` and `file:` force the kind and `-` reads standard input, words or a picture or a sound. Without
-    a prefix an existing file of a known kind is a file, what looks like a path but is none is an error, and
-    everything else is words.
+    `text:` and `file:` force the kind, `concept:` names a learned concept and `-` reads standard input, words
+    or a picture or a sound. Without a prefix an existing file of a known kind is a file, what looks like a
+    path but is none is an error, and everything else is words.
     """
     if argument == "-":
         return _from_bytes((stdin or _read_stdin)())
@@ -30,6 +30,8 @@ def parse_query(argument: str, *, stdin: Callable[[], bytes] | None = None) -> Q
         return _words(argument.removeprefix("text:"))
     if argument.startswith("file:"):
         return _file(Path(argument.removeprefix("file:")).expanduser())
+    if argument.startswith("concept:"):
+        return _concept(argument.removeprefix("concept:"))
     path = Path(argument).expanduser()
     if _is_file(path) and (modality_of(path.name) is not None or _looks_like_path(argument)):
         return _file(path)
@@ -46,6 +48,13 @@ def try_parse(argument: str, *, stdin: Callable[[], bytes] | None = None) -> Que
         return parse_query(argument, stdin=stdin)
     except TriptychError as error:
         return error
+
+
+def _concept(name: str) -> Query:
+    clean = name.strip()
+    if not clean:
+        raise QueryError("concept: has no name after it", hint="`triptych concept list` shows their names")
+    return Query(Modality.TEXT, concept=clean, name=f"concept:{clean}")
 
 
 def _words(text: str) -> Query:

@@ -1,0 +1,1 @@
+"""Concepts: learned from examples, kept in an index, searched as a term."""

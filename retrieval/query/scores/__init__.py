@@ -1,0 +1,1 @@
+"""What scores mean in a collection: background queries, hubs, probabilities."""

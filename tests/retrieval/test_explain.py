@@ -1,0 +1,276 @@
+"""Explanations over a real index made with the toy encoder, and how they are shown."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import cli
+from indexer.build import update
+from indexer.errors import ConfigError, QueryError
+from indexer.snapshot import Snapshot
+from indexer.types import Modality, Range
+from retrieval.query import session
+from retrieval.query.explain.explain import explain
+from retrieval.query.explain.types import PictureHeat, SoundHeat, Word, Words
+from retrieval.query.searcher import Searcher
+from retrieval.render.heat import (
+    blended,
+    explanation_json,
+    explanation_lines,
+    heat_lines,
+    png_of,
+    words_line,
+    write_png,
+)
+from retrieval.types import AllOf, Expression, Lexical, Not, Query, Request, Term
+from tests.retrieval.test_search import tone
+from tests.toy import SPACE, toy_encoders
+
+
+@dataclass(frozen=True)
+class ToyModel:
+    """As much of a model as a search asks for."""
+
+    name: str = "toy"
+    space_id: str = SPACE
+
+    def tower(self, modality: Modality) -> Any:
+        return toy_encoders()[modality]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("media")
+    for colour in ("red", "green", "blue"):
+        Image.new("RGB", (48, 32), colour).save(folder / f"{colour}.png")
+    (folder / "red.txt").write_text("a boat")  # the caption of red.png
+    (folder / "note.md").write_text("red boat at sea")
+    tone(folder / "low.wav", 200, 21.0)
+    tone(folder / "high.wav", 1500, 2.0)
+    update(folder / ".triptych", [folder], encoders=toy_encoders())
+    return folder
+
+
+@pytest.fixture
+def searcher(folder: Path) -> Iterator[Searcher]:
+    model: Any = ToyModel()
+    with Snapshot.open(folder / ".triptych") as snapshot:
+        yield Searcher(snapshot, model)
+
+
+def words(text: str) -> Term:
+    return Term(Query(Modality.TEXT, text=text))
+
+
+def request(expression: Expression, **options: Any) -> Request:
+    return Request(expression, lexical=Lexical.OFF, **options)
+
+
+def test_stages_are_those_of_the_search(searcher: Searcher, folder: Path) -> None:
+    asked = request(words("green boat"), k=100, modalities=(Modality.IMAGE,))
+    found = explain(searcher, asked, str(folder / "green.png"))
+    [expected] = [h for h in searcher.search(asked).hits if h.path == str(folder / "green.png")]
+    assert found.hit == expected
+    assert found.indexed
+    [term] = found.terms
+    assert isinstance(term.heat, PictureHeat)
+    assert term.heat.effect.shape == (5, 8)
+    assert term.asked is not None
+    effects = {word.text: word.effect for word in term.asked.words}
+    assert effects["green"] > 0.1 > effects["boat"]
+
+
+def test_each_term_of_a_composed_request_is_explained(searcher: Searcher, folder: Path) -> None:
+    asked = request(AllOf((words("sea"), Not(words("red"), 1.0), words("boat"))))
+    found = explain(searcher, asked, str(folder / "note.md"))
+    assert [(term.label, term.wanted) for term in found.terms] == [
+        ("sea", True),
+        ("red", False),
+        ("boat", True),
+    ]
+    for term, stage in zip(found.terms, found.hit.stages.terms, strict=True):
+        assert term.cosine == stage.cosine
+        assert isinstance(term.heat, Words)
+        best = max(term.heat.words, key=lambda word: word.effect)
+        assert best.text == term.label
+    assert found.best.label in ("sea", "boat")
+
+
+def test_an_item_that_a_search_would_not_reach(searcher: Searcher, folder: Path) -> None:
+    """A search in pictures alone never shows a sound; it is explained all the same, without a rank."""
+    asked = request(words("high"), modalities=(Modality.IMAGE,))
+    found = explain(searcher, asked, str(folder / "high.wav"))
+    assert (found.hit.rank, found.hit.modality, found.indexed) == (0, Modality.AUDIO, True)
+    [expected] = [
+        h
+        for h in searcher.search(request(words("high"), modalities=(Modality.AUDIO,))).hits
+        if h.path == found.hit.path
+    ]
+    assert found.hit.stages == expected.stages
+    assert isinstance(found.terms[0].heat, SoundHeat)
+
+
+def test_a_file_that_the_index_does_not_know(searcher: Searcher, folder: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (20, 20), (250, 3, 3)).save(tmp_path / "new.png")
+    found = explain(searcher, request(words("red")), str(tmp_path / "new.png"))
+    assert not found.indexed
+    assert found.hit.stages.terms[0].cosine > 0.8
+    assert found.terms[0].asked is not None
+    assert found.terms[0].asked.words[0].effect == pytest.approx(found.terms[0].cosine, abs=1e-5)
+
+
+def test_a_hit_of_the_last_search_by_its_number(searcher: Searcher, folder: Path, home: Path) -> None:
+    asked = request(words("low"), k=3, segments=True, modalities=(Modality.AUDIO,))
+    result = searcher.search(asked)
+    session.save(result)
+    found = explain(searcher, asked, "2")
+    assert (found.hit.range, found.hit.rank) == (result.hits[1].range, 2)
+    assert found.hit.range is not None
+    assert isinstance(found.terms[0].heat, SoundHeat)
+    assert found.terms[0].heat.seconds[0] == found.hit.range.start
+    with pytest.raises(QueryError, match="no hit 9"):
+        explain(searcher, asked, "9")
+
+
+def test_a_file_that_is_gone_keeps_its_numbers(tmp_path: Path) -> None:
+    media = tmp_path / "media"
+    media.mkdir()
+    for colour in ("red", "green"):
+        Image.new("RGB", (16, 16), colour).save(media / f"{colour}.png")
+    update(media / ".triptych", [media], encoders=toy_encoders())
+    (media / "red.png").unlink()
+    model: Any = ToyModel()
+    with Snapshot.open(media / ".triptych") as snapshot:
+        found = explain(Searcher(snapshot, model), request(words("red")), str(media / "red.png"))
+    assert found.terms[0].heat is None
+    assert found.note is not None
+    assert "red.png" in found.note
+    assert found.hit.stages.terms[0].cosine > 0.8
+    assert found.note in explanation_lines(found, colour=False)
+
+
+def test_what_nothing_is_called(searcher: Searcher) -> None:
+    with pytest.raises(QueryError, match=r"nowhere\.png is no file"):
+        explain(searcher, request(words("red")), "nowhere.png")
+
+
+def test_json_holds_every_number(searcher: Searcher, folder: Path) -> None:
+    found = explain(searcher, request(words("red boat")), str(folder / "red.png"))
+    told = json.loads(json.dumps(explanation_json(found), allow_nan=False))
+    assert told["hit"]["stages"]["terms"][0]["cosine"] == pytest.approx(found.terms[0].cosine, abs=1e-6)
+    heat = found.terms[0].heat
+    assert isinstance(heat, PictureHeat)
+    assert np.allclose(told["terms"][0]["heat"]["effect"], heat.effect, atol=1e-6)
+    assert [word["word"] for word in told["terms"][0]["asked"]["words"]] == ["red", "boat"]
+
+
+# How they are shown
+
+
+def heat(height: int = 40, width: int = 80) -> PictureHeat:
+    effect = np.zeros((4, 8), np.float32)
+    effect[1, 6], effect[3, 0] = 0.2, -0.1
+    return PictureHeat(effect, np.full((height, width, 3), 255, np.uint8), 10)
+
+
+def test_shades_stand_where_the_heat_is() -> None:
+    lines = heat_lines(heat(), colour=False)
+    assert len({len(line) for line in lines}) == 1
+    assert len(lines) == 12  # a character is twice as high as wide, and a frame
+    hot = [(row, column) for row, line in enumerate(lines) for column, char in enumerate(line) if char == "@"]
+    rows, columns = zip(*hot, strict=True)
+    assert 3 <= min(rows) <= max(rows) <= 6
+    assert (min(columns), max(columns)) == (31, 35)
+    assert all(char in " @+-|" for line in lines for char in line)
+
+
+def test_colours_are_red_for_and_blue_against() -> None:
+    over = blended(np.full((1, 3, 3), 100, np.uint8), np.array([[1.0, -1.0, 0.0]], np.float32), cover=1.0)
+    assert over[0].tolist() == [[255, 40, 0], [0, 90, 255], [100, 100, 100]]
+    lines = heat_lines(heat(), colour=True)
+    assert [line.count("▀") for line in lines] == [40] * 10
+    assert all(line.endswith("\x1b[0m") for line in lines)
+
+
+def test_a_tall_picture_stays_within_the_terminal() -> None:
+    assert len(heat_lines(heat(400, 40), colour=False)) <= 32
+
+
+def test_png_has_the_pictures_shape_and_the_heats_colours(tmp_path: Path) -> None:
+    write_png(heat(), tmp_path / "heat.png")
+    drawn = np.asarray(Image.open(tmp_path / "heat.png").convert("RGB")).astype(int)
+    assert drawn.shape == (256, 512, 3)
+    red, blue = drawn[96, 416], drawn[224, 32]  # the middles of the two cells
+    assert red[0] > red[2] + 100
+    assert blue[2] > blue[0] + 50
+    assert (drawn[96, 160] == 255).all()
+
+
+def sound() -> SoundHeat:
+    effect = np.zeros((3, 4), np.float32)
+    effect[2, 1] = 1.0
+    return SoundHeat(effect, np.linspace(5, 7, 5, dtype=np.float32), np.array([0, 500, 1500, 4000.0]), 9)
+
+
+def test_a_sound_shows_bands_and_seconds() -> None:
+    lines = heat_lines(sound(), colour=False)
+    assert lines[0].startswith("  1500-4000   Hz |")
+    assert lines[0].index("@") == 18 + 7
+    assert "@" not in "".join(lines[1:])
+    assert lines[-1].split() == ["0:05", "0:05.5", "0:06", "0:06.5", "0:07"]
+    drawn = png_of(sound())
+    assert drawn.shape == (192, 256, 3)
+    assert drawn[10, 100].tolist() == [255, 40, 0]  # the highest band is on top
+    assert drawn[190, 100].tolist() == [255, 255, 255]
+
+
+def test_words_that_add_most_are_marked() -> None:
+    text = "a red\x1b[31m boat"
+    told = Words(text, (Word("a", 0, 1, -0.3), Word("red", 2, 5, 0.4), Word("boat", 11, 15, 0.1)), 4)
+    assert words_line(told, colour=False) == "a [red]\\x1b[31m boat"
+    assert words_line(told, colour=True) == "a \x1b[4;1mred\x1b[0m\\x1b[31m boat"
+    with pytest.raises(ConfigError, match="this is a text"):
+        png_of(told)
+
+
+# The command
+
+
+def test_the_command(searcher: Searcher, folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Searcher, "open", classmethod(lambda *_, **__: searcher))
+    monkeypatch.setattr(searcher, "close", lambda: None)
+    target, index = str(folder / "red.png"), str(folder / ".triptych")
+    drawn = home / "heat.png"
+    args = ["explain", "a red", "+", "boat", target, "--index", index]
+    done = CliRunner().invoke(cli.app, [*args, "--png", str(drawn)])
+    assert done.exit_code == 0, done.output
+    assert "asked: a [red]" in done.stdout
+    assert "\x1b" not in done.stdout
+    assert Image.open(drawn).size == (512, 341)
+    told = json.loads(CliRunner().invoke(cli.app, [*args, "--json"]).stdout)
+    assert [term["label"] for term in told["terms"]] == ["a red", "boat"]
+    session.save(searcher.search(request(words("blue"), modalities=(Modality.IMAGE,))))
+    again = json.loads(CliRunner().invoke(cli.app, ["explain", "1", "--json"]).stdout)
+    assert again["query"] == "blue"
+    assert again["hit"]["path"] == str(folder / "blue.png")
+
+
+def test_a_moved_copy_is_drawn_from_where_it_was_named(
+    searcher: Searcher, folder: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "elsewhere.png"
+    shutil.copy(folder / "green.png", copy)
+    found = explain(searcher, request(words("green")), str(copy))
+    assert found.indexed
+    assert found.hit.path == str(copy)
+    assert found.hit.range is None or isinstance(found.hit.range, Range)
