@@ -36,7 +36,7 @@ demo: setup
 # The stamps are fetched before the tests, which use no network; without them their tests are skipped.
 test: setup
 	@$(BIN)/python data/tuxpaint_stamps.py || echo "no stamps: the tests that need them will be skipped"
-	$(BIN)/python -m pytest -rs
+	$(BIN)/python -m pytest -rs -n auto --maxprocesses 4 --dist loadfile
 
 check: setup
 	$(BIN)/ruff format --check .
@@ -62,6 +62,7 @@ docs: setup
 	$(BIN)/python docs/make_cli_reference.py
 	$(BIN)/python docs/make_starter_tables.py
 	$(BIN)/python docs/make_model_tables.py
+	$(BIN)/python docs/make_query_tables.py
 	$(BIN)/python benchmarks/table.py
 
 lock:

@@ -22,6 +22,7 @@ from common import Budget, alternate, save, say, summary
 from indexer.generation import Root, Space
 from indexer.store import Writer
 from indexer.types import Item, Member, Modality, Segment, Source
+from retrieval.indexing import derivations
 from retrieval.models.model import Model
 from retrieval.models.registry import load_model
 
@@ -78,7 +79,7 @@ def make_open_clip(folder: Path) -> Model:
 
 
 def make_index(folder: Path, rows: int, model: Model) -> np.ndarray:
-    """An index of `rows` pictures of one segment each, written through the store as `index` does."""
+    """An index of `rows` pictures of one segment each, with all that `index` derives of it."""
     vectors = clustered(rows, model.dim)
     hashes = [number.to_bytes(16, "big") for number in range(rows)]
     root = Root(id="bench", path=str(folder / "media"), kind="folder")
@@ -95,7 +96,8 @@ def make_index(folder: Path, rows: int, model: Model) -> np.ndarray:
     with Writer.open(folder / "index", create=True) as writer:
         part = writer.add_part(segments, vectors, space_id=model.space_id)
         spaces = {model.space_id: Space(model.name, model.dim)}
-        writer.commit(None, roots=[root], items=items, spaces=spaces, parts=[part])
+        made = writer.commit(None, roots=[root], items=items, spaces=spaces, parts=[part])
+        writer.derive(made, derivations(model))
     return vectors
 
 

@@ -22,7 +22,10 @@ from common import Budget, save, say
 from PIL import Image
 
 from indexer.build import BuildOptions, UpdateReport, update
+from indexer.twins import TwinsDerivation
 from indexer.types import Modality
+from indexer.words import WordLists
+from retrieval.indexing import derivations
 from retrieval.models.registry import load_model
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -80,14 +83,15 @@ def measure(folder: Path, files: int) -> tuple[dict[str, float], dict[str, int]]
     media, index = folder / "media", folder / "index"
     say(f"making {files:,} pictures")
     make_pictures(media, files)
-    tower = load_model("starter").tower(Modality.IMAGE)
+    model = load_model("starter")
+    tower, options = model.tower(Modality.IMAGE), BuildOptions(derivations=derivations(model))
     seconds: dict[str, float] = {}
     counts: dict[str, int] = {}
 
     def step(kind: str) -> None:
         say(kind)
         seconds[kind], report = timed(
-            lambda: update(index, [media], encoders={Modality.IMAGE: tower}, options=BuildOptions())
+            lambda: update(index, [media], encoders={Modality.IMAGE: tower}, options=options)
         )
         counts[kind] = sum(report.encoded.values())
 
@@ -127,9 +131,10 @@ def rescan_seconds(folder: Path, files: int) -> float:
         file.write_text(f"note {number}")
         os.utime(file, (old, old))
     encoder = ToyEncoder(Modality.TEXT)
+    options = BuildOptions(derivations=(WordLists(), TwinsDerivation()))
 
     def scan() -> UpdateReport:
-        return update(index, [media], encoders={Modality.TEXT: encoder}, options=BuildOptions())
+        return update(index, [media], encoders={Modality.TEXT: encoder}, options=options)
 
     say("indexing them")
     scan()

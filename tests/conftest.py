@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from retrieval.models.model import Model
 from retrieval.models.registry import load_model
@@ -34,7 +35,7 @@ def starter_home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
         return _built(tmp_path_factory.mktemp("starter"))
     folder = Path(cache.mkdir("starter"))
     home = folder / _recipe()
-    for other in folder.iterdir():
+    for other in (path for path in folder.iterdir() if path.is_dir()):
         # Not a fresh one: another run may be using it.
         if other != home and time.time() - other.stat().st_mtime > DAY_S:
             shutil.rmtree(other, ignore_errors=True)
@@ -77,8 +78,23 @@ class TrainedFolder:
 
 @pytest.fixture(scope="session")
 def trained(starter_home: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedFolder:
-    """A model trained once by `triptych train`, as a process. Write into neither its folder nor its home."""
-    folder = tmp_path_factory.mktemp("trained")
+    """A model trained once by `triptych train`, as a process. Write into neither its folder nor its home.
+
+    Workers of one run share it: the first that asks makes it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "trained"
+    with FileLock(folder.with_suffix(".lock")):
+        told = folder / "told.txt"
+        if not told.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            told.write_text(_trained(folder, starter_home))
+        return TrainedFolder(folder / "home", folder / "pairs.csv", folder / "photos", told.read_text())
+
+
+def _trained(folder: Path, starter_home: Path) -> str:
+    """Train a model in a folder; what was said on stderr."""
     home = folder / "home"
     shutil.copytree(starter_home / "cache" / "models", home / "cache" / "models", copy_function=os.link)
     kept = starter_home / "cache" / "backbones"  # graphs of bare backbones, kept between runs of tests
@@ -101,7 +117,7 @@ def trained(starter_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Tra
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
-    return TrainedFolder(home, table, model, done.stderr)
+    return done.stderr
 
 
 @pytest.fixture
@@ -114,7 +130,9 @@ def trained_here(trained: TrainedFolder, monkeypatch: pytest.MonkeyPatch) -> Tra
 def _built(home: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRIPTYCH_HOME", str(home))
-        load_model()
+        home.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(home.with_suffix(".lock")):  # one worker builds, the others wait
+            load_model()
     return home
 
 

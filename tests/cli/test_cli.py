@@ -240,7 +240,7 @@ def test_a_closed_stream_changes_neither_exit_code_nor_data(indexed: Path, close
 def test_an_interrupted_command_says_so_and_exits_130() -> None:
     code = (
         "import sys, cli\ndef interrupt(*_): raise KeyboardInterrupt\n"
-        "cli._choose = interrupt\nsys.argv = ['triptych', 'info']\ncli.app()"
+        "cli.chosen_index = interrupt\nsys.argv = ['triptych', 'info']\ncli.app()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=120)
     assert done.returncode == 130
@@ -264,6 +264,11 @@ def test_a_text_search_loads_no_torch(indexed: Path) -> None:
 
 
 def test_generated_pages_are_up_to_date() -> None:
-    for name in ("make_cli_reference.py", "make_starter_tables.py", "make_model_tables.py"):
+    for name in (
+        "make_cli_reference.py",
+        "make_starter_tables.py",
+        "make_model_tables.py",
+        "make_query_tables.py",
+    ):
         script = Path(__file__).parents[2] / "docs" / name
         assert subprocess.run([sys.executable, str(script), "--check"], check=False).returncode == 0, name

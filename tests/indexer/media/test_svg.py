@@ -50,7 +50,7 @@ def test_drawn_on_white_within_the_box(tmp_path: Path) -> None:
 
 def test_packed_utf16_and_misnamed(tmp_path: Path) -> None:
     whole = document('<rect width="20" height="20" fill="red"/>')
-    (tmp_path / "a.svgz").write_bytes(gzip.compress(whole))
+    (tmp_path / "a.svgz").write_bytes(gzip.compress(whole, mtime=0))
     (tmp_path / "b.svg").write_bytes(
         ('<?xml version="1.0" encoding="UTF-16"?>' + whole.decode()).encode("utf-16")
     )
@@ -195,7 +195,7 @@ def test_depth_count_and_bytes_are_capped(monkeypatch: pytest.MonkeyPatch) -> No
         render_svg(document("<g/>" * 100), box=64)
     monkeypatch.setattr(svg, "MAX_BYTES", 1 << 20)
     with pytest.raises(MediaTooLarge, match="more than 1 MB of SVG"):
-        render_svg(gzip.compress(bytes(50 << 20)), box=64)
+        render_svg(gzip.compress(bytes(50 << 20), mtime=0), box=64)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_depth_count_and_bytes_are_capped(monkeypatch: pytest.MonkeyPatch) -> No
     [
         (document("<g>")[:-6], "truncated SVG"),
         (document("<g")[:-6], "truncated SVG"),
-        (gzip.compress(document("<g/>"))[:-12], "truncated SVGZ"),
+        (gzip.compress(document("<g/>"), mtime=0)[:-12], "truncated SVGZ"),
         (b"<html><svg/></html>", "not an SVG: its first element is <html>"),
         (document("<g></p>"), "broken SVG: mismatched tag"),
         (document("", size='width="0" height="0"'), "broken SVG: SVG has an invalid size"),
