@@ -125,7 +125,7 @@ def _result(
     depth = depth_of(context)
     hits = [hits_of(snapshot, context, pool, matches[:depth]) for pool, matches in found]
     result = page(snapshot, context, hits, searched=modalities, watch=Stopwatch(), depth=depth)
-    return search(snapshot, context) if starved(result, hits, depth) else result
+    return search(snapshot, context) if starved(snapshot, context, result, hits, depth) else result
 
 
 def _parsed(line: str, searcher: Searcher) -> Query | TriptychError:

@@ -43,16 +43,26 @@ def search(snapshot: Snapshot, context: Context, *, watch: Stopwatch | None = No
         with watch.stage("search"):
             lists = [ranked(snapshot, context, modality, depth) for modality in wanted]
         result = page(snapshot, context, lists, searched=wanted, watch=watch, depth=depth)
-        if not starved(result, lists, depth):
+        if not starved(snapshot, context, result, lists, depth):
             return result
         depth *= 4
 
 
-def starved(result: SearchResult, lists: Sequence[Sequence[Ranked]], depth: int) -> bool:
-    """Whether near-duplicates took so many places that a page is not full, though there is more."""
-    request = result.request
-    short = request.group_duplicates and len(result.hits) < request.k
-    return short and any(len(hits) >= depth for hits in lists)
+def starved(
+    snapshot: Snapshot,
+    context: Context,
+    result: SearchResult,
+    lists: Sequence[Sequence[Ranked]],
+    depth: int,
+) -> bool:
+    """Whether near-duplicates took so many places that a page is not full, though more would be shown."""
+    request = context.request
+    if not request.group_duplicates or len(result.hits) >= request.k:
+        return False
+    return any(
+        len(hits) >= depth and likely(hits[-1].hit, request) and _believed(snapshot, context, hits)
+        for hits in lists
+    )
 
 
 def page(

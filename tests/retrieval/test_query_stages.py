@@ -24,6 +24,8 @@ from retrieval.query.compose import combined, standardised
 from retrieval.query.concepts.concept import Concept, Marked
 from retrieval.query.concepts.concept import Line as ConceptLine
 from retrieval.query.concepts.concept import save as save_concept
+from retrieval.query.context import Context
+from retrieval.query.ranked import Ranked, ranked
 from retrieval.query.rerank import reciprocal
 from retrieval.query.sample import sampled
 from retrieval.query.scores import bank as banks
@@ -575,6 +577,23 @@ def test_grouping_still_fills_the_page(searcher: Searcher) -> None:
     for k in (1, 5, 12):
         some = ask(searcher, "red", modalities=(IMAGE,), k=k, group_duplicates=True).hits
         assert [hit.item_id for hit in some] == [hit.item_id for hit in every[:k]]
+
+
+def test_what_is_held_back_is_not_looked_for_deeper(
+    calibrated: Calibrated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Groups ask for more only where more would be shown."""
+    depths: list[int] = []
+
+    def noted(snapshot: Snapshot, context: Context, modality: Modality, depth: int) -> list[Ranked]:
+        depths.append(depth)
+        return ranked(snapshot, context, modality, depth)
+
+    monkeypatch.setattr("retrieval.query.search.ranked", noted)
+    grouped: dict[str, Any] = {"modalities": (TEXT,), "k": 2, "group_duplicates": True}
+    assert ask(calibrated(cut=1.0), "red", **grouped).hits == ()
+    assert ask(calibrated(), "red", min_score=1.0, **grouped).hits == ()
+    assert len(depths) == 2
 
 
 @pytest.mark.parametrize("text", ["red", "quixotic boat"])
