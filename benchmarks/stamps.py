@@ -152,7 +152,7 @@ def gallery_of(index: Path, rows: Sequence[Row], modality: Modality) -> Gallery:
         for key, places in snapshot.places_of(list(keys)).items():
             found += [(row, part, place) for row in keys[key] for part, place in places]
         row, part, place = (np.array(column, np.int64) for column in zip(*sorted(found), strict=True))
-        vectors = snapshot.vectors_of(Candidates(part, place, np.zeros(len(part), np.float32)))
+        vectors = snapshot.vectors_of(Candidates.at(part, place))
     return Gallery(vectors, row.astype(np.intp))
 
 
@@ -192,7 +192,7 @@ def part_of_all(rows: Sequence[Row], name: str) -> Path:
             keys = {member.key: None for item in items for member in item.members if member.content_hash}
             found = [where for spots in snapshot.places_of(list(keys)).values() for where in spots]
             part, row = (np.array(column, np.int64) for column in zip(*sorted(found), strict=True))
-            chosen = Candidates(part, row, np.zeros(len(part), np.float32))
+            chosen = Candidates.at(part, row)
             segments, vectors = snapshot.segments(chosen), snapshot.vectors_of(chosen)
             roots, spaces = snapshot.generation.roots, snapshot.generation.spaces
         with Writer.open(place, create=True) as writer:

@@ -25,6 +25,11 @@ class Candidates:
     row: IndexArray  # row of the part's segment table
     score: FloatArray  # cosine, higher is better
 
+    @classmethod
+    def at(cls, part: IndexArray, row: IndexArray) -> Candidates:
+        """Segments at some places, both of shape (n,), with no score yet: 0 for each."""
+        return cls(part, row, np.zeros(len(row), np.float32))
+
     def __len__(self) -> int:
         return len(self.row)
 
@@ -32,7 +37,7 @@ class Candidates:
 def joined(places: Sequence[int], offsets: Sequence[int], found: Sequence[Found]) -> Candidates:
     """Vector rows that each part gave, as rows of segments; not in order."""
     if not places:
-        return Candidates(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+        return Candidates.at(np.zeros(0, np.int64), np.zeros(0, np.int64))
     return Candidates(
         np.repeat(places, [len(rows) for rows, _ in found]),
         np.concatenate([rows + offset for (rows, _), offset in zip(found, offsets, strict=True)]),

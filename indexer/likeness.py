@@ -72,8 +72,7 @@ class Contents:
 
     def vectors(self, segments: IndexArray) -> FloatArray:
         """Vectors of some segments, shape (len(segments), dim)."""
-        none = np.zeros(len(segments), np.float32)
-        return self.snapshot.vectors_of(Candidates(self.part[segments], self.row[segments], none))
+        return self.snapshot.vectors_of(Candidates.at(self.part[segments], self.row[segments]))
 
 
 class Pairs(NamedTuple):
@@ -262,11 +261,13 @@ class _Sounds:
         slack, found = self.nearness.audio_seconds, []
         for start in range(0, len(asked), ASKED):
             mine = asked_order[start : start + ASKED]
+            left = asked[mine]
+            vectors = self.contents.vectors(first[left])
             stop = int(np.searchsorted(lengths, end[asked[mine[-1]]] + slack, "right"))
             for low in range(int(np.searchsorted(lengths, end[asked[mine[0]]] - slack)), stop, COMPARED):
                 theirs = others_order[low : min(low + COMPARED, stop)]
-                left, right = asked[mine], others[theirs]
-                scores = self.contents.vectors(first[left]) @ self.contents.vectors(first[right]).T
+                right = others[theirs]
+                scores = vectors @ self.contents.vectors(first[right]).T
                 like = scores >= min(self.nearness.audio_cosine, self.nearness.audio_cosine_alone)
                 like &= np.abs(end[left][:, None] - end[right][None, :]) <= slack
                 like &= counts[left][:, None] == counts[right][None, :]

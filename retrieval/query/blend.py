@@ -106,7 +106,7 @@ def _segments_of(snapshot: Snapshot, items: Sequence[Item], modality: Modality) 
     }
     places = sorted({place for some in snapshot.places_of(keys).values() for place in some})
     parts, rows = (np.array([place[which] for place in places], np.int64) for which in (0, 1))
-    return Candidates(parts, rows, np.zeros(len(places), np.float32))
+    return Candidates.at(parts, rows)
 
 
 def _likelier(one: Ranked, other: Ranked) -> bool:

@@ -113,7 +113,7 @@ def _union(lists: list[Candidates]) -> Candidates:
     """Each segment once; the scores are of no use any more."""
     places = np.concatenate([np.stack([one.part, one.row]) for one in lists], axis=1)
     part, row = np.unique(places, axis=1)
-    return Candidates(part, row, np.zeros(len(row), np.float32))
+    return Candidates.at(part, row)
 
 
 def _spread(snapshot: Snapshot, context: Context, modality: Modality) -> tuple[FloatArray, FloatArray]:

@@ -62,7 +62,7 @@ def hits_of(snapshot: Snapshot, context: Context, pool: Pool, matches: Sequence[
 def vectors_of(snapshot: Snapshot, some: Sequence[Ranked]) -> FloatArray:
     """The vectors of hits' segments, shape (n, dim)."""
     parts, rows = (np.array([one[place] for one in some], np.int64) for place in (1, 2))
-    return snapshot.vectors_of(Candidates(parts, rows, np.zeros(len(some), np.float32)))
+    return snapshot.vectors_of(Candidates.at(parts, rows))
 
 
 def _term_scores(context: Context, pool: Pool, place: int) -> tuple[TermScore, ...]:

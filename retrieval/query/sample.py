@@ -19,7 +19,7 @@ def sampled(snapshot: Snapshot, modality: Modality, count: int) -> Candidates:
             rows.append(own)
     if not parts:
         nothing = np.zeros(0, np.int64)
-        return Candidates(nothing, nothing, np.zeros(0, np.float32))
+        return Candidates.at(nothing, nothing)
     every, row = np.concatenate(parts), np.concatenate(rows)
     taken = np.unique(np.linspace(0, len(row) - 1, min(count, len(row))).astype(np.int64))
-    return Candidates(every[taken], row[taken], np.zeros(len(taken), np.float32))
+    return Candidates.at(every[taken], row[taken])

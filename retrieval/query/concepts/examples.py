@@ -134,4 +134,4 @@ def _mean(snapshot: Snapshot, key: tuple[bytes, Modality, Source]) -> FloatArray
 
 def _candidates(places: Sequence[tuple[int, int]]) -> Candidates:
     part, row = (np.array([place[axis] for place in places], np.int64) for axis in (0, 1))
-    return Candidates(part, row, np.zeros(len(places), np.float32))
+    return Candidates.at(part, row)

@@ -182,7 +182,7 @@ def _stored(snapshot: Snapshot, hit: Hit) -> FloatArray | None:
     """The vector (dim,) that the index has of a hit's segment; None where it has none."""
     places = snapshot.places_of([(hit.content_hash, hit.modality, hit.source)])
     for part, row in next(iter(places.values()), []):
-        one = Candidates(np.array([part]), np.array([row]), np.zeros(1, np.float32))
+        one = Candidates.at(np.array([part]), np.array([row]))
         if snapshot.segments(one)[0].range == hit.range:
             return snapshot.vectors_of(one)[0]
     return None

@@ -229,9 +229,7 @@ def part_files(snapshot: Snapshot, place: int, modality: Modality, bank: Bank) -
     total = np.zeros(next(iter(bank.vectors.values())).shape[1], np.float64)
     for start in range(0, count, BLOCK):
         rows = np.arange(start, min(start + BLOCK, count))
-        block = snapshot.vectors_of(
-            Candidates(np.full(len(rows), place), rows + first, np.zeros(len(rows), "f4"))
-        )
+        block = snapshot.vectors_of(Candidates.at(np.full(len(rows), place), rows + first))
         total += block.sum(axis=0, dtype=np.float64)
         for query, asked in bank.vectors.items():
             scores = asked @ block.T

@@ -79,5 +79,5 @@ def _sides(snapshot: Snapshot) -> dict[Modality, Side]:
     sides = {}
     for modality, rows in found.items():
         item, part, row = (np.array(column, np.int64) for column in zip(*sorted(rows), strict=True))
-        sides[modality] = snapshot.vectors_of(Candidates(part, row, np.zeros(len(row), np.float32))), item
+        sides[modality] = snapshot.vectors_of(Candidates.at(part, row)), item
     return sides
