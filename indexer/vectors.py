@@ -273,6 +273,17 @@ def _copy_lists(source: Any, target: Any, ids: IndexArray, alive: BoolArray) -> 
             new = ids[old[kept]]  # a copy, contiguous
             blocks.add_entries(place, len(kept), faiss.swig_ptr(new), faiss.swig_ptr(codes))
             target.ntotal += len(kept)
+            _clear_padding(blocks, packer, place)
+
+
+def _clear_padding(blocks: Any, packer: Any, place: int) -> None:
+    """Zero what lies behind the last code of a list: faiss leaves it as it is, and adding ORs into it."""
+    count = blocks.list_size(place)
+    if tail := count % packer.nvec:
+        faiss = _faiss()
+        packed = faiss.rev_swig_ptr(blocks.get_codes(place), -(-count // packer.nvec) * packer.block_size)
+        last = packed[-packer.block_size :]
+        last[:] = _packed(packer, _unpacked(packer, last)[:tail])
 
 
 def _unpacked(packer: Any, packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
