@@ -16,6 +16,7 @@ from indexer import schema
 from indexer.checked import CheckedFile
 from indexer.errors import IndexCorrupt
 from indexer.generation import VERIFY_HINT
+from indexer.rowgroups import RowGroups
 from indexer.types import Item, Modality, Source
 from indexer.vectors import IndexArray
 
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
 
 Key = tuple[bytes, Modality, Source]
 
-
-KEPT_GROUPS = 256  # row groups of items kept in memory while hits are read: 40 MB
+KEPT = 40_000_000  # bytes of items kept in memory while hits are read
 
 
 class ItemTable:
@@ -37,7 +37,7 @@ class ItemTable:
         self._count = count
         self._opened: pq.ParquetFile | None = None
         self._lookup: tuple[npt.NDArray[np.uint64], IndexArray] | None = None
-        self._groups: dict[int, pa.Table] = {}
+        self._groups: RowGroups | None = None
         self._lock = threading.RLock()
 
     def whole(self) -> pa.Table:
@@ -50,28 +50,11 @@ class ItemTable:
 
     def at(self, rows: Sequence[int]) -> list[Item]:
         """The items in some rows, in the order given, ascending; reads only their row groups."""
-        import pyarrow as pa
-
-        groups: dict[int, list[int]] = {}
-        for row in rows:
-            groups.setdefault(row // schema.ROW_GROUP, []).append(row % schema.ROW_GROUP)
-        picked = []
-        for number, places in groups.items():
-            table = self._group(number)
-            picked += [table.slice(place, 1) for place in places]
-        return schema.items_from(pa.concat_tables(picked)) if picked else []
-
-    def _group(self, number: int) -> pa.Table:
-        """One row group; those read last are kept."""
-        parquet = self._parquet()
-        with self._lock:
-            table = self._groups.pop(number, None)
-            if table is None:
-                table = parquet.read_row_group(number, use_threads=False)
-                while len(self._groups) >= KEPT_GROUPS:
-                    del self._groups[next(iter(self._groups))]
-            self._groups[number] = table
-            return table
+        if not rows:
+            return []
+        if self._groups is None:
+            self._groups = RowGroups(self._parquet(), KEPT)
+        return schema.items_from(self._groups.rows(rows))
 
     def of(self, keys: Collection[Key]) -> dict[Key, list[Item]]:
         """The items that have each content, in table order; a key without any is left out.

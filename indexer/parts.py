@@ -5,7 +5,7 @@ What a part is for, and which segments of it count, the store and the snapshot k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from indexer.errors import IndexCorrupt, StoreError
 from indexer.facts import FACTS
 from indexer.fsio import fsync_dir, fsync_file
 from indexer.generation import PRECISION, VERIFY_HINT, Part, structure_name, vector_name
+from indexer.rowgroups import RowGroups
 from indexer.types import FloatArray, Modality, Segment
 from indexer.vectors import BoolArray, HalfArray, IndexArray
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 SEGMENTS = "segments.parquet"
 BLOCK = 16_384  # rows handled at a time when a part is written
-KEPT_GROUPS = 128  # row groups of segments kept in memory while hits are read
+KEPT = 32_000_000  # bytes of segments kept in memory while hits are read
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +168,7 @@ class PartReader:
         self.dim = dim
         self._files = files
         self._tables: dict[str, pq.ParquetFile] = {}  # by file name
-        self._groups: dict[int, pa.Table] = {}
+        self._groups: RowGroups | None = None
         self._by_half: tuple[schema.ByteRows, npt.NDArray[np.uint64], IndexArray] | None = None
         self._structures: dict[Modality, Any] = {}
 
@@ -187,7 +188,7 @@ class PartReader:
 
     def close(self) -> None:
         self._tables.clear()
-        self._groups.clear()
+        self._groups = None
         self._structures.clear()
         for file in self._files.values():
             file.close()
@@ -284,18 +285,11 @@ class PartReader:
             return facts.no_facts(self.part.rows, names)
         return self._opened(FACTS).read(columns=list(names), use_threads=False)
 
-    def group(self, number: int) -> pa.Table:
-        """One row group; groups hold schema.ROW_GROUP rows."""
-        if number not in self._groups:
-            while len(self._groups) >= KEPT_GROUPS:
-                del self._groups[next(iter(self._groups))]
-            self._groups[number] = self.parquet.read_row_group(number, use_threads=False)
-        return self._groups[number]
-
-    def row(self, row: int) -> pa.Table:
-        """One segment, as a table of one row."""
-        number, place = divmod(row, schema.ROW_GROUP)
-        return self.group(number).slice(place, 1)
+    def rows(self, rows: Iterable[int]) -> pa.Table:
+        """Some segments as a table, in the order given; at least one."""
+        if self._groups is None:
+            self._groups = RowGroups(self.parquet, KEPT)
+        return self._groups.rows(rows)
 
     def kept(self, modality: Modality, alive: BoolArray) -> Iterator[pa.Table]:
         """The living segments of a modality in row order, a row group at a time; `alive` is over all rows."""

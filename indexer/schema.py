@@ -295,7 +295,7 @@ def segment_table(segments: Sequence[Segment]) -> pa.Table:
 def segments_from(table: pa.Table) -> list[Segment]:
     """The rows of a segment table as segments."""
     names = segment_schema().names
-    columns = [table[name].to_pylist() for name in names]
+    columns = [_objects(table[name]) for name in names]
     return [
         Segment(
             content_hash,

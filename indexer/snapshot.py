@@ -11,6 +11,8 @@ import os
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -354,7 +356,7 @@ class Snapshot:
         return best(found, k, name_of=self._tie_name)
 
     def _tie_name(self, place: int, row: int) -> TieName:
-        table = self._readers[place].row(row)
+        table = self._readers[place].rows([row])
         start = table["start"][0].as_py()
         return table["content_hash"][0].as_py(), -1.0 if start is None else start, table["source"][0].as_py()
 
@@ -365,9 +367,11 @@ class Snapshot:
         if not len(candidates):
             return []
         places = list(zip(candidates.part.tolist(), candidates.row.tolist(), strict=True))
-        picked = {place: self._readers[place[0]].row(place[1]) for place in sorted(set(places))}
-        rows = schema.segments_from(pa.concat_tables(picked.values()))
-        by_place = dict(zip(picked, rows, strict=True))
+        wanted = sorted(set(places))
+        tables = [
+            self._readers[part].rows(row for _, row in own) for part, own in groupby(wanted, itemgetter(0))
+        ]
+        by_place = dict(zip(wanted, schema.segments_from(pa.concat_tables(tables)), strict=True))
         return [by_place[place] for place in places]
 
     def vectors(

@@ -11,7 +11,7 @@ import numpy as np
 
 from indexer.snapshot import Candidates, Snapshot
 from indexer.types import Item, Segment, Source
-from retrieval.types import Hit
+from retrieval.types import Hit, Stages
 
 if TYPE_CHECKING:
     from retrieval.query.filters.where import Filter
@@ -83,8 +83,8 @@ def _order(match: Match) -> tuple[float, str, float]:
     return -match.score, match.item.id, match.segment.range.start if match.segment.range else 0.0
 
 
-def hit_of(snapshot: Snapshot, match: Match) -> Hit:
-    """What is shown of a match; its rank and its stages come later."""
+def hit_of(snapshot: Snapshot, match: Match, *, probability: float | None, stages: Stages) -> Hit:
+    """What is shown of a match; its rank comes later."""
     score, item, segment, _ = match
     root = snapshot.roots.get(item.root_id)
     is_row = root is not None and root.kind == "manifest"
@@ -104,7 +104,9 @@ def hit_of(snapshot: Snapshot, match: Match) -> Hit:
         metadata=item.metadata,
         manifest=root.path if root is not None and is_row else None,
         key=item.path if is_row else None,
+        probability=probability,
         content_hash=segment.content_hash,
+        stages=stages,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -45,33 +44,24 @@ def ranked(snapshot: Snapshot, context: Context, modality: Modality, depth: int)
 
 def hits_of(snapshot: Snapshot, context: Context, pool: Pool, matches: Sequence[Match]) -> list[Ranked]:
     """Matches with every stage's numbers."""
-    return [
-        Ranked(
-            replace(
-                hit_of(snapshot, match),
-                probability=None if pool.overall is None else float(pool.overall[match.place]),
-                stages=Stages(terms=_term_scores(context, pool, match.place)),
-            ),
-            int(pool.found.part[match.place]),
-            int(pool.found.row[match.place]),
+    labels = [term.query.label for term in context.request.terms]
+    parts, rows = pool.found.part.tolist(), pool.found.row.tolist()
+    cosine, adjusted = pool.cosine.tolist(), pool.adjusted.tolist()
+    probability = None if pool.probability is None else pool.probability.tolist()
+    overall = None if pool.overall is None else pool.overall.tolist()
+    found = []
+    for match in matches:
+        place = match.place
+        terms = tuple(
+            TermScore(label, cosine[t][place], adjusted[t][place], probability and probability[t][place])
+            for t, label in enumerate(labels)
         )
-        for match in matches
-    ]
+        hit = hit_of(snapshot, match, probability=overall and overall[place], stages=Stages(terms=terms))
+        found.append(Ranked(hit, parts[place], rows[place]))
+    return found
 
 
 def vectors_of(snapshot: Snapshot, some: Sequence[Ranked]) -> FloatArray:
     """The vectors of hits' segments, shape (n, dim)."""
     parts, rows = (np.array([one[place] for one in some], np.int64) for place in (1, 2))
     return snapshot.vectors_of(Candidates.at(parts, rows))
-
-
-def _term_scores(context: Context, pool: Pool, place: int) -> tuple[TermScore, ...]:
-    return tuple(
-        TermScore(
-            term.query.label,
-            float(pool.cosine[number, place]),
-            float(pool.adjusted[number, place]),
-            None if pool.probability is None else float(pool.probability[number, place]),
-        )
-        for number, term in enumerate(context.request.terms)
-    )

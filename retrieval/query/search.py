@@ -18,7 +18,7 @@ from retrieval.query.second import LOOKED, looked_again, varied
 from retrieval.types import Hit, Lexical, Request, SearchResult
 
 FEW = 50  # segments of a modality; calibrations are fitted on more
-SPARE = 4  # hits looked at, a hit wanted, where near-duplicates are dropped afterwards
+SPARE = 2  # hits looked at first, a hit wanted, where near-duplicates are dropped afterwards
 
 
 class Stopwatch:
