@@ -105,7 +105,7 @@ class FlatOnCpu:
 
 def scanned(stored: np.ndarray, query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What a search of one query finds, and what ties with the last of it."""
-    rows, scores = vectors.exact_candidates(stored, query, K)
+    ((rows, scores),) = vectors.exact_candidates(stored, query[None], K)
     order = np.argsort(-scores, kind="stable")
     kept = order[scores[order] >= scores[order[min(K, len(order)) - 1]]]
     return rows[kept], scores[kept]

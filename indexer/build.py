@@ -79,7 +79,7 @@ def update(
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """No cyclic garbage collection: it would walk the tuples of a large tree over and over."""
+    """No cyclic garbage collection: it would walk the items of a large tree over and over."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -139,10 +139,11 @@ class _Update:
             self.publisher.commit()
             raise
         self.publisher.remove(gone)
-        self.publisher.commit()
-        self.publisher.derive()
-        self.publisher.tidy()
-        return self._report(diffs, _judged(diffs, pending, gone, self.hashes, base))
+        with _no_collection():
+            self.publisher.commit()
+            self.publisher.derive()
+            self.publisher.tidy()
+            return self._report(diffs, _judged(diffs, pending, gone, self.hashes, base))
 
     def _compare(self, scans: Iterable[Scan], base: Base) -> list[RootDiff]:
         known: dict[str, list[Item]] = {}

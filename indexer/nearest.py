@@ -78,7 +78,8 @@ def nearest(queries: FloatArray, rows: Rows, k: int, *, rough: Rough | None = No
             break
         depth = min(living, rough.deepest, 8 * depth)
     for query in waiting.tolist():
-        found[query] = _cut(*exact_candidates(rows.stored, queries[query], k, alive=rows.alive), k)
+        (scanned,) = exact_candidates(rows.stored, queries[query : query + 1], k, alive=rows.alive)
+        found[query] = _cut(*scanned, k)
     return [one for one in found if one is not None]
 
 

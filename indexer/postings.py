@@ -15,7 +15,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ MOST = 0xFFFF  # that a count can be
 
 Counts = npt.NDArray[np.uint16]
 Places = npt.NDArray[np.uint32]
+IndexArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,26 +60,43 @@ class Builder:
 
     def content(self, *extra: npt.NDArray[Any]) -> bytes:
         """The file, with these arrays after its own, in their order."""
-        encoded = [word.encode() for word in self._words]
-        order = sorted(range(len(encoded)), key=encoded.__getitem__)
-        place = np.empty(len(order), np.int64)
-        place[order] = np.arange(len(order))
-        word = place[np.array(self._word, np.int64)]
         document = np.repeat(np.arange(len(self._distinct)), np.array(self._distinct, np.int64))
-        by_word = np.argsort(word, kind="stable")  # documents stay ascending within a word
-        arrays: list[npt.NDArray[Any]] = [
-            np.frombuffer(b"".join(encoded[number] for number in order), np.uint8),
-            _starts(len(encoded[number]) for number in order),
-            _starts(np.bincount(word, minlength=len(order)).tolist()),
-            document[by_word].astype("<u4"),
-            np.minimum(np.array(self._count, np.int64)[by_word], MOST).astype("<u2"),
-            np.array(self._length, "<u4"),
-        ]
-        tail = b"".join(_padded(array) for array in extra)
-        counted = len(self._length), len(order), len(word), arrays[0].nbytes
-        totals = sum(self._length), int(np.count_nonzero(self._length)), len(tail)
-        header = np.array([*counted, *totals], "<u8").tobytes()
-        return MAGIC + header + b"".join(_padded(array) for array in arrays) + tail
+        held = Held(np.array(self._word, np.int64), document, np.array(self._count, np.int64))
+        return content(self._words, held, np.array(self._length, np.int64), *extra)
+
+
+class Held(NamedTuple):
+    """Words that documents hold, by number; each pair of a word and a document once."""
+
+    word: IndexArray  # (n,)
+    document: IndexArray  # (n,), ascending within a word
+    often: IndexArray  # (n,)
+
+
+def content(words: Iterable[str], held: Held, lengths: IndexArray, *extra: npt.NDArray[Any]) -> bytes:
+    """The file of some words, in the order of their numbers, with arrays after its own.
+
+    `lengths` of shape (documents,) say how long each document counts.
+    """
+    encoded = [word.encode() for word in words]
+    order = sorted(range(len(encoded)), key=encoded.__getitem__)
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    word = place[held.word]
+    by_word = np.argsort(word, kind="stable")  # documents stay ascending within a word
+    arrays: list[npt.NDArray[Any]] = [
+        np.frombuffer(b"".join(encoded[number] for number in order), np.uint8),
+        _starts(len(encoded[number]) for number in order),
+        _starts(np.bincount(word, minlength=len(order)).tolist()),
+        held.document[by_word].astype("<u4"),
+        np.minimum(held.often[by_word], MOST).astype("<u2"),
+        lengths.astype("<u4"),
+    ]
+    tail = b"".join(_padded(array) for array in extra)
+    counted = len(lengths), len(order), len(word), arrays[0].nbytes
+    totals = int(lengths.sum()), int(np.count_nonzero(lengths)), len(tail)
+    header = np.array([*counted, *totals], "<u8").tobytes()
+    return MAGIC + header + b"".join(_padded(array) for array in arrays) + tail
 
 
 def _starts(lengths: Iterable[int]) -> Places:

@@ -170,8 +170,8 @@ class Publisher:
         """Work out and commit what the index lacks beside its vectors. Other writers that commit go first."""
         for _ in range(self.options.commit_attempts):
             base = self.base.generation
-            if base is None or not self._due(base):
-                return
+            if base is None or (self._writer is None and not self._due(base)):
+                return  # a writer at hand looks for itself, and opens the generation once
             with self.clock.stage("derive"):
                 try:
                     generation = self.open().derive(base, self.options.derivations)
@@ -183,7 +183,7 @@ class Publisher:
             return
 
     def _due(self, base: Generation) -> bool:
-        """Whether something is to be worked out, or what was is damaged."""
+        """Whether a writer is needed: something is to be worked out, or what was is damaged."""
         if not self.options.derivations:
             return False
         with Snapshot.open(self.index_dir, generation=base.name) as snapshot:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from indexer.checked import CheckedFile, Verified
 from indexer.errors import IndexCorrupt, SpaceMismatch
 from indexer.generation import VERIFY_HINT, Generation, Root, read_current, read_generation
 from indexer.itemtable import ItemTable, Key
-from indexer.nearest import Found, Rows, nearest
+from indexer.nearest import Found, Rows
 from indexer.parts import PartReader
 from indexer.types import FloatArray, Item, Modality, Segment
 from indexer.vectors import BoolArray, IndexArray
@@ -214,10 +214,7 @@ class Snapshot:
 
         There are fewer only where fewer exist. Raises SpaceMismatch for a space the index does not have.
         """
-        space_id = self._space(space_id, query)
-        places = self._places(modality, space_id) if k > 0 else []
-        found = [self._part_candidates(place, modality, query, k, allowed=allowed) for place in places]
-        return self._best(self._joined(places, found, modality), k)
+        return self.search_many(modality, query[None], k, space_id=space_id, allowed=allowed)[0]
 
     def scores(self, candidates: Candidates, queries: FloatArray) -> FloatArray:
         """Cosines of some segments with unit vectors (q, dim), shape (q, n), to the bit those of `search`."""
@@ -272,32 +269,43 @@ class Snapshot:
         queries: FloatArray,
         k: int,
         *,
-        find: Find = nearest,
+        space_id: str | None = None,
+        find: Find | None = None,
         allowed: Allowed | None = None,
     ) -> list[Candidates]:
-        """As `search` of the default space for each of `queries` (q, dim), exactly, a part at a time.
+        """As `search` for each of `queries` (q, dim), a part at a time: what has to be scanned is read once.
 
-        `find` is asked for the best living rows of each part; whatever computes them, the result is the same.
-        It is `search`'s too, but that one takes inverted lists, where parts have them, for what they find.
+        With `find`, such as nearest.nearest for many queries, that is asked for the best living rows of each
+        part, exactly; without it, inverted lists are taken for what they find.
         """
         if not len(queries):
             return []
-        places = self._places(modality, self._space(None, queries[0])) if k > 0 else []
-        found = [find(queries, self._part_rows(place, modality, allowed), k) for place in places]
+        places = self._places(modality, self._space(space_id, queries[0])) if k > 0 else []
+        found = []
+        for place in places:
+            stored, alive = self._readers[place].vectors(modality), self._alive(place, modality, allowed)
+            if find is not None:
+                name = f"{self._readers[place].part.id}/{modality}"
+                found.append(find(queries, Rows(stored, alive, name=name), k))
+            else:
+                structure = self._structure(place, modality)
+                found.append(vectors.candidates(structure, stored, queries, k, alive=alive))
         return [
             self._best(self._joined(places, [part[query] for part in found], modality), k)
             for query in range(len(queries))
         ]
 
+    def _structure(self, place: int, modality: Modality) -> Any | None:
+        """The search structure of a part, where it pays to read it."""
+        reader = self._readers[place]
+        large = reader.part.counts[modality] >= vectors.STRUCTURE_FROM
+        pays = reader.part.kinds[modality] == "ivf" or (large and vectors.faiss_loaded())
+        return reader.structure(modality) if pays else None
+
     def _places(self, modality: Modality, space_id: str | None) -> list[int]:
         """The parts that have vectors of a modality in a space."""
         parts = ((place, reader.part) for place, reader in enumerate(self._readers))
         return [place for place, part in parts if part.space_id == space_id and part.counts.get(modality)]
-
-    def _part_rows(self, place: int, modality: Modality, allowed: Allowed | None) -> Rows:
-        reader = self._readers[place]
-        alive = self._alive(place, modality, allowed)
-        return Rows(reader.vectors(modality), alive, name=f"{reader.part.id}/{modality}")
 
     def _joined(self, places: Sequence[int], found: Sequence[Found], modality: Modality) -> Candidates:
         return joined(places, [self._readers[place].part.offset(modality) for place in places], found)
@@ -316,21 +324,6 @@ class Snapshot:
                 hint="search with the model that the index names",
             )
         return space_id
-
-    def _part_candidates(
-        self, place: int, modality: Modality, query: FloatArray, k: int, *, allowed: Allowed | None = None
-    ) -> tuple[IndexArray, FloatArray]:
-        """Vector rows of one part that can be among the k best. A structure is used where it pays."""
-        reader = self._readers[place]
-        stored, alive = reader.vectors(modality), self._alive(place, modality, allowed)
-        if reader.part.kinds[modality] == "ivf" or (
-            len(stored) >= vectors.STRUCTURE_FROM and vectors.faiss_loaded()
-        ):
-            structure = reader.structure(modality)
-            found = vectors.structure_candidates(structure, stored, query, k, alive=alive)
-            if found is not None:
-                return found
-        return vectors.exact_candidates(stored, query, k, alive=alive)
 
     def _alive(self, place: int, modality: Modality, allowed: Allowed | None = None) -> BoolArray | None:
         """Which vector rows live and are allowed; None where all are."""

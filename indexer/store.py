@@ -8,28 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
-import importlib.metadata
 import os
 import secrets
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import Timeout
 
 from indexer import cleaning, schema, vectors
-from indexer.checked import CheckedFile, Verified, describe
+from indexer.checked import CheckedFile, Verified
 from indexer.derived import Derivation, carried, tells_of
+from indexer.derivedfiles import DerivedFiles
 from indexer.draft import Change, Draft, Drafter, StagedPart, discard
 from indexer.errors import CommitConflict, IndexCorrupt, IndexNotFound, StoreError
-from indexer.fsio import Lease, fsync_dir, fsync_file, short_lock, step, write_atomic
-from indexer.generation import CURRENT, SPACE, Generation, Root, Space, StoredFile, read_current, to_json
+from indexer.fsio import Lease, fsync_dir, fsync_file, short_lock, step
+from indexer.generation import CURRENT, SPACE, Generation, Root, Space, StoredFile
 from indexer.gpu import Note
 from indexer.parts import Content, content_of, write_part
+from indexer.pointer import LOCK, Pointer, program_version
 from indexer.types import FloatArray, Item, Modality, Segment
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["Generation", "Root", "Space", "StagedPart", "Writer"]
 
 FOLDERS = ("generations", "items", "parts", "tombstones", "codebooks", "derived", "staging")
-LOCK = "commit.lock"
 OWN_NAMES = {*FOLDERS, CURRENT, LOCK}
 
 
@@ -60,6 +58,7 @@ class Writer:
         self._gpu = gpu
         self._note = note
         self._verified = Verified.load(index_dir)
+        self._pointer = Pointer(index_dir)
 
     @classmethod
     def open(
@@ -101,10 +100,7 @@ class Writer:
 
     def current(self) -> Generation | None:
         """The generation to plan against; None for an index without one."""
-        try:
-            return read_current(self.index_dir)
-        except IndexNotFound:
-            return None
+        return self._pointer.current()
 
     def add_part(
         self,
@@ -166,60 +162,10 @@ class Writer:
 
         One derivation does not see what those before it made. Raises CommitConflict as `commit` does.
         """
-        from indexer.snapshot import Snapshot
-
-        keys = dict(parent.derived)
-        made: dict[str, Path] = {}
         with _disk_errors(self.index_dir):
-            try:
-                with Snapshot.open(self.index_dir, generation=parent.name) as snapshot:
-                    snapshot.generation = sound = snapshot.sound  # what is damaged is due
-                    for derivation in derivations:
-                        for key, content in derivation.derive(snapshot):
-                            keys.pop(key, None)
-                            if content:
-                                keys[key] = self._stage_derived(content, made)
-                if keys == parent.derived == sound.derived:
-                    return parent
-                return self._name_derived(parent, keys, made)
-            finally:
-                discard(list(made.values()))
-
-    def _stage_derived(self, content: bytes, made: dict[str, Path]) -> str:
-        """A derived file under its content's name."""
-        name = f"derived/{hashlib.sha256(content).hexdigest()[:16]}.bin"
-        if name not in made:
-            path = self._staging / f"{secrets.token_hex(8)}.bin"
-            path.write_bytes(content)
-            fsync_file(path)
-            made[name] = path
-        return name
-
-    def _name_derived(
-        self, parent: Generation, keys: Mapping[str, str], made: Mapping[str, Path]
-    ) -> Generation:
-        """Commit the parent with other derived files."""
-        files = {name: file for name, file in parent.files.items() if not name.startswith("derived/")}
-        for name in set(keys.values()):
-            files[name] = describe(made[name]) if name in made else parent.files[name]
-        moves = {name: path for name, path in made.items() if name in files}
-        with short_lock(self.index_dir / LOCK):
-            self._require(parent)
-            self._move(moves)
-            step("derived-moved")
-            generation = replace(
-                parent,
-                number=parent.number + 1,
-                parent=parent.number,
-                created=time.time(),
-                program=_program_version(),
-                derived=dict(sorted(keys.items())),
-                files=files,
-            )
-            self._swap(generation)
-            with contextlib.suppress(OSError):
-                cleaning.clean(self.index_dir)
-        self._verified.save(generation.all_files)
+            generation = DerivedFiles(self._pointer, self._staging).commit(parent, derivations)
+        if generation is not parent:
+            self._verified.save(generation.all_files)
         return generation
 
     def _items_of(self, generation: Generation) -> pa.Table:
@@ -272,22 +218,19 @@ class Writer:
             return file.read()
 
     def _commit(self, change: Change) -> Generation:
-        self._require(change.parent)
+        self._pointer.require(change.parent)
         with _disk_errors(self.index_dir):
             drafter = Drafter(
                 self.index_dir, self._staging, verified=self._verified, write=self._merged(change)
             )
             draft = drafter.draft(change)
             try:
-                with short_lock(self.index_dir / LOCK):
-                    self._require(change.parent)
+                with self._pointer.committing(change.parent):
                     try:
                         generation = self._publish(change, draft)
                     except BaseException:
                         self._take_back(change, draft)
                         raise
-                    with contextlib.suppress(OSError):  # it is committed; what stays is cleaned another time
-                        cleaning.clean(self.index_dir)
                 step("cleaned")
             finally:
                 discard(draft.made)
@@ -308,7 +251,7 @@ class Writer:
             (draft.item_moves, "items-written"),
             (draft.tombstone_moves, "tombstones-written"),
         ):
-            self._move(moves)
+            self._pointer.move(moves)
             step(done)
         parent = change.parent
         number = parent.number + 1 if parent else 1
@@ -317,7 +260,7 @@ class Writer:
             number=number,
             parent=parent.number if parent else None,
             created=time.time(),
-            program=_program_version(),
+            program=program_version(),
             roots=tuple(change.roots),
             spaces=dict(change.spaces),
             items_file=draft.items_file,
@@ -329,7 +272,7 @@ class Writer:
             oldest=number if change.purge else (parent.oldest if parent else number),
             derived=keys,
         )
-        self._swap(generation)
+        self._pointer.swap(generation)
         return generation
 
     def _carried(self, parent: Generation, change: Change, draft: Draft) -> dict[str, str]:
@@ -343,45 +286,13 @@ class Writer:
 
         return carried(parent.derived, draft.parts, draft.items_file, purge=change.purge, keeps=keeps)
 
-    def _swap(self, generation: Generation) -> None:
-        """Write the manifest, then make CURRENT name it: the commit."""
-        write_atomic(self.index_dir / "generations" / f"{generation.name}.json", to_json(generation))
-        step("generation-written")
-        write_atomic(self.index_dir / CURRENT, f"{generation.name}\n".encode())
-        step("current-swapped")
-
     def _take_back(self, change: Change, draft: Draft) -> None:
         """After a failure before the swap: staged parts return, so that the writer can try again."""
         with contextlib.suppress(CommitConflict, OSError):
-            self._require(change.parent)  # else the swap was done
+            self._pointer.require(change.parent)  # else the swap was done
             for name, path in draft.part_moves.items():
                 if not path.exists():
                     (self.index_dir / name).rename(path)
-
-    def _move(self, moves: Mapping[str, Path]) -> None:
-        """Rename staged files and folders into the index, durably."""
-        for name, path in moves.items():
-            path.rename(self.index_dir / name)
-        for folder in {(self.index_dir / name).parent for name in moves}:
-            fsync_dir(folder)
-
-    def _require(self, parent: Generation | None) -> None:
-        """CommitConflict unless CURRENT is still `parent`."""
-        current = self.current()
-        if (current and current.name) != (parent and parent.name) or (
-            current and parent and current.created != parent.created
-        ):
-            raise CommitConflict(
-                f"another writer committed generation {current.name if current else 'none'} meanwhile",
-                hint="run the command again; what was encoded is kept where it can be",
-            )
-
-
-def _program_version() -> str:
-    try:
-        return importlib.metadata.version("triptych")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def _check_place(index_dir: Path, *, create: bool) -> None:

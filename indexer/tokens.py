@@ -62,6 +62,16 @@ def every(word: Word) -> Iterator[str]:
         yield from every(piece)
 
 
+def found_by(text: str) -> tuple[int, list[str]]:
+    """How many words a text has, and what it is found by: those and their pieces, each time they come."""
+    found: list[str] = []
+    many = 0
+    for word in words(text):
+        many += 1
+        found += every(word) if word.pieces else (word.text,)
+    return many, found
+
+
 @lru_cache(1 << 15)  # words come again and again
 def compound(run: str) -> Word:
     """A run of letters and digits: whole, then its letters and digits apart, then those at their humps."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from indexer import gpu
+from indexer import codes, gpu
 from indexer.errors import StoreError
 from indexer.types import FloatArray
 
@@ -79,25 +79,28 @@ def as_rows(buffer: Any, dim: int) -> HalfArray:
     return np.frombuffer(buffer, HALF).reshape(-1, dim)
 
 
-def scan(vectors: HalfArray, query: FloatArray) -> FloatArray:
-    """Inner products of all rows, shape (n, dim), with a query (dim,), in float32: shape (n,).
+def scan(vectors: HalfArray, queries: FloatArray) -> FloatArray:
+    """Inner products of all rows, shape (n, dim), with queries (q, dim), in float32: shape (q, n).
 
     The conversion moves the bits of sign, exponent and mantissa to their places in a float32; the difference
     in the exponents' bias, a power of two, goes into the query. That is exact for every finite float16, and
-    more than twice as quick as NumPy's own conversion.
+    more than twice as quick as NumPy's own conversion; a row is converted once for all queries. A query's
+    products are the same in any company.
     """
     count, dim = vectors.shape
     bits = vectors.view(np.int16)
     block = np.empty((min(SCAN_ROWS, max(count, 1)), dim), np.int32)
-    scaled = query.astype(np.float32) * _HALF_TO_SINGLE
-    scores = np.empty(count, np.float32)
+    scaled = queries.astype(np.float32) * _HALF_TO_SINGLE
+    scores = np.empty((len(queries), count), np.float32)
     for start in range(0, count, SCAN_ROWS):
         rows = bits[start : start + SCAN_ROWS]
         wide = block[: len(rows)]
         np.copyto(wide, rows)  # extends the sign over the upper half
         np.left_shift(wide, 13, out=wide)
         np.bitwise_and(wide, np.int32(-0x70000001), out=wide)  # 0x8fffffff: the sign's copies go
-        np.dot(wide.view(np.float32), scaled, out=scores[start : start + len(rows)])
+        single = wide.view(np.float32)
+        for query, line in zip(scaled, scores, strict=True):
+            np.dot(single, query, out=line[start : start + len(rows)])
     return scores
 
 
@@ -120,18 +123,23 @@ def top_rows(scores: FloatArray, k: int) -> IndexArray:
 
 
 def exact_candidates(
-    vectors: HalfArray, query: FloatArray, k: int, *, alive: BoolArray | None = None
-) -> tuple[IndexArray, FloatArray]:
-    """Rows that can be among the k best, exactly scored, dead ones never. Few are not scanned for."""
+    vectors: HalfArray, queries: FloatArray, k: int, *, alive: BoolArray | None = None
+) -> list[tuple[IndexArray, FloatArray]]:
+    """For each of `queries` (q, dim) rows that can be among the k best, exactly scored, dead ones never.
+
+    Few are not scanned for.
+    """
     if alive is not None and np.count_nonzero(alive) <= len(vectors) * DIRECT_SHARE:
-        scores = exact_scores(vectors, rows := np.flatnonzero(alive), query)
-        best = top_rows(scores, k)
-        return rows[best], scores[best]
-    scores = scan(vectors, query)
-    if alive is not None:
-        scores[~alive] = -np.inf
-    rows = top_rows(scores, k)
-    return rows, exact_scores(vectors, rows, query)
+        rows = np.flatnonzero(alive)
+        scored = [exact_scores(vectors, rows, query) for query in queries]
+        return [(rows[best], scores[best]) for scores in scored for best in (top_rows(scores, k),)]
+    found = []
+    for query, scores in zip(queries, scan(vectors, queries), strict=True):
+        if alive is not None:
+            scores[~alive] = -np.inf
+        rows = top_rows(scores, k)
+        found.append((rows, exact_scores(vectors, rows, query)))
+    return found
 
 
 def faiss_loaded() -> bool:
@@ -233,8 +241,8 @@ def merge_structures(codebook: Any, sources: Iterable[tuple[Any, HalfArray, Bool
     index, start = _faiss().clone_index(codebook), 0
     for structure, stored, alive in sources:
         ids = np.cumsum(alive, dtype=np.int64) - 1 + start
-        if structure is not None and _same_codebook(index, structure):
-            _copy_lists(structure, index, ids, alive)
+        if structure is not None and codes.same_codebook(index, structure):
+            codes.copy_lists(structure, index, ids, alive)
         else:
             living = np.flatnonzero(alive)
             for first in range(0, len(living), ADD_ROWS):
@@ -242,69 +250,6 @@ def merge_structures(codebook: Any, sources: Iterable[tuple[Any, HalfArray, Bool
                 index.add_with_ids(stored[rows].astype(np.float32), ids[rows])
         start += int(np.count_nonzero(alive))
     return index
-
-
-def _same_codebook(one: Any, other: Any) -> bool:
-    """Whether two list structures have the same centroids and ranges, so that their codes mean the same."""
-    faiss = _faiss()
-    if not hasattr(other, "nlist") or one.nlist != other.nlist:
-        return False
-    learned = [faiss.vector_to_array(index.pq.centroids) for index in (one, other)]
-    centres = [index.quantizer.reconstruct_n(0, index.nlist) for index in (one, other)]
-    return bool(np.array_equal(*learned) and np.array_equal(*centres))
-
-
-def _copy_lists(source: Any, target: Any, ids: IndexArray, alive: BoolArray) -> None:
-    """Copy the codes of living rows, list by list, under their new ids."""
-    faiss = _faiss()
-    lists, blocks = (faiss.downcast_InvertedLists(index.invlists) for index in (source, target))
-    packer = source.get_CodePacker()
-    for place in range(source.nlist):
-        size = lists.list_size(place)
-        if size:
-            old = faiss.rev_swig_ptr(lists.get_ids(place), size)
-            kept = np.flatnonzero(alive[old])
-            if not len(kept):
-                continue
-            packed = -(-size // packer.nvec) * packer.block_size
-            codes = faiss.rev_swig_ptr(lists.get_codes(place), packed)
-            if len(kept) < size:
-                codes = _packed(packer, _unpacked(packer, codes)[kept])
-            new = ids[old[kept]]  # a copy, contiguous
-            blocks.add_entries(place, len(kept), faiss.swig_ptr(new), faiss.swig_ptr(codes))
-            target.ntotal += len(kept)
-            _clear_padding(blocks, packer, place)
-
-
-def _clear_padding(blocks: Any, packer: Any, place: int) -> None:
-    """Zero what lies behind the last code of a list: faiss leaves it as it is, and adding ORs into it."""
-    count = blocks.list_size(place)
-    if tail := count % packer.nvec:
-        faiss = _faiss()
-        packed = faiss.rev_swig_ptr(blocks.get_codes(place), -(-count // packer.nvec) * packer.block_size)
-        last = packed[-packer.block_size :]
-        last[:] = _packed(packer, _unpacked(packer, last)[:tail])
-
-
-def _unpacked(packer: Any, packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """A row of bytes for each code of a list, the padding of the last block included."""
-    faiss = _faiss()
-    blocks = packed.reshape(-1, packer.block_size)
-    codes = np.empty((len(blocks), packer.nvec, packer.code_size), np.uint8)
-    for block, rows in zip(blocks, codes, strict=True):
-        packer.unpack_all(faiss.swig_ptr(block), faiss.swig_ptr(rows))
-    return codes.reshape(-1, packer.code_size)
-
-
-def _packed(packer: Any, codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """The opposite: rows of bytes in the interleaved blocks that are scanned."""
-    faiss = _faiss()
-    padded = np.zeros((-(-len(codes) // packer.nvec), packer.nvec, packer.code_size), np.uint8)
-    padded.reshape(-1, packer.code_size)[: len(codes)] = codes
-    blocks = np.zeros((len(padded), packer.block_size), np.uint8)
-    for rows, block in zip(padded, blocks, strict=True):
-        packer.pack_all(faiss.swig_ptr(rows), faiss.swig_ptr(block))
-    return blocks.reshape(-1)
 
 
 def write_structure(index: Any, path: Path) -> None:
@@ -362,6 +307,22 @@ def _one_thread() -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
+def candidates(
+    structure: Any | None, vectors: HalfArray, queries: FloatArray, k: int, *, alive: BoolArray | None = None
+) -> list[tuple[IndexArray, FloatArray]]:
+    """For each of `queries` (q, dim) rows that can be among the k best, exactly scored, dead ones never.
+
+    Taken from the structure, if there is one; where that cannot tell, all rows are scanned.
+    """
+    found = [
+        None if structure is None else structure_candidates(structure, vectors, query, k, alive=alive)
+        for query in queries
+    ]
+    left = [number for number, one in enumerate(found) if one is None]
+    scanned = iter(exact_candidates(vectors, queries[left], k, alive=alive) if left else ())
+    return [next(scanned) if one is None else one for one in found]
+
+
 def structure_candidates(
     index: Any, vectors: HalfArray, query: FloatArray, k: int, *, alive: BoolArray | None = None
 ) -> tuple[IndexArray, FloatArray] | None:
@@ -373,7 +334,7 @@ def structure_candidates(
     faiss, count = _faiss(), len(vectors)
     living = count if alive is None else int(np.count_nonzero(alive))
     if living <= min(DIRECT, count * DIRECT_SHARE):
-        return exact_candidates(vectors, query, k, alive=alive)
+        return exact_candidates(vectors, query[None], k, alive=alive)[0]
     flat = not hasattr(index, "nlist")
     more = RESCORED_FILTERED if living <= 0.75 * count else 1
     wanted = min(count, k + 32 if flat else more * max(RESCORED * k, RESCORED_LEAST))

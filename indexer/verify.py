@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from filelock import FileLock, Timeout
 
-from indexer import cleaning, schema, tombstones, vectors
+from indexer import cleaning, codes, schema, tombstones, vectors
 from indexer.checked import CheckedFile
 from indexer.errors import IndexNotFound, StoreError
 from indexer.fsio import Lease
 from indexer.generation import CURRENT, Generation, StoredFile, read_current, read_generation
 from indexer.parts import PartReader
+from indexer.pointer import LOCK
 from indexer.types import Modality
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def verify(index_dir: Path) -> Report:
 @contextlib.contextmanager
 def _undisturbed(index_dir: Path) -> Iterator[bool]:
     """Hold the commit lock where it can be had: a commit under way looks like orphans."""
-    lock = FileLock(index_dir / "commit.lock")
+    lock = FileLock(index_dir / LOCK)
     try:
         lock.acquire(timeout=1)
     except (Timeout, OSError):
@@ -188,13 +189,21 @@ def _check_part(reader: PartReader, report: Report) -> bool:
 
 
 def _check_vectors(reader: PartReader, modality: Modality, report: Report) -> None:
-    """Lengths of the vectors, and that the search structure holds these very vectors."""
+    """Lengths of the vectors, and that the search structure holds these very vectors, or codes of them."""
     stored = reader.vectors(modality)
     where = f"{reader.part.folder}/{reader.part.space_id}/{modality}"
     for start in range(0, len(stored), NORM_ROWS):
         vectors.check_units(stored[start : start + NORM_ROWS].astype(np.float32), what=f"{where}.f16")
-    if not vectors.holds(reader.structure(modality), stored):
+    structure = reader.structure(modality)
+    if not vectors.holds(structure, stored):
         report.problems.append(f"{where}.faiss does not hold the vectors of {where}.f16")
+    elif reader.part.kinds[modality] == "ivf":
+        found = codes.compare(structure, stored)
+        if found.wrong:
+            report.problems.append(
+                f"{where}.faiss has codes that are not of the vectors of {where}.f16, {found.wrong} of "
+                f"{found.rows} looked at: searches miss some of those segments; index anew to mend it"
+            )
 
 
 def _check_tombstones(

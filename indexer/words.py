@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -21,9 +20,10 @@ import numpy.typing as npt
 from indexer import schema
 from indexer.derived import items_id, key_of
 from indexer.facts import WORDS as FACTS
+from indexer.names import BIT, COLUMNS, names_list
 from indexer.postings import Builder, Document, Places, Postings
-from indexer.tokens import every, words
-from indexer.types import Item, Modality, Source
+from indexer.tokens import found_by
+from indexer.types import Modality, Source
 from indexer.vectors import BoolArray
 
 if TYPE_CHECKING:
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from indexer.snapshot import Snapshot
 
 KIND = "words-1"  # counted up whenever words are made in another way, so that lists are made anew
-_STEM = re.compile(r"\.(?=[^.]*[A-Za-z])[A-Za-z0-9]{1,5}$")  # a file name's suffix
-_NOTHING = Document({}, 0)
-_BIT = {modality: 1 << place for place, modality in enumerate(Modality)}
 SHORT = 64  # letters of a text whose words are remembered
 
 
@@ -42,24 +39,14 @@ def document(texts: Iterable[str]) -> Document:
     counts: dict[str, int] = {}
     length = 0
     for text in texts:
-        many, found = (_short if len(text) <= SHORT else _in)(text)
+        many, found = (_short if len(text) <= SHORT else found_by)(text)
         length += many
         for word in found:
             counts[word] = counts.get(word, 0) + 1
     return Document(counts, length)
 
 
-def _in(text: str) -> tuple[int, list[str]]:
-    """How many words a text has, and what it is found by: those and their pieces."""
-    found: list[str] = []
-    many = 0
-    for word in words(text):
-        many += 1
-        found += every(word) if word.pieces else (word.text,)
-    return many, found
-
-
-_short = lru_cache(1 << 14)(_in)  # folders come again and again
+_short = lru_cache(1 << 14)(found_by)  # labels and artists come again and again
 
 
 class WordLists:
@@ -75,7 +62,7 @@ class WordLists:
             if content_key(part.id) not in generation.derived:
                 yield content_key(part.id), contents_list(snapshot, place)
         if names_key(generation) not in generation.derived:
-            yield names_key(generation), names_list(snapshot.item_list())
+            yield names_key(generation), names_list(snapshot.item_columns(COLUMNS))
         for key in _stale(generation):
             yield key, b""
 
@@ -133,12 +120,13 @@ def contents_list(snapshot: Snapshot, place: int) -> bytes:
     """The list of a part, deleted contents included, since they may come back."""
     table = snapshot.segment_columns(place, ["content_hash", "modality", "source", "text", *FACTS])
     keys = schema.segment_keys(table)
-    texts = [table[name].to_pylist() for name in ("text", *FACTS)]
+    said = [name for name in ("text", *FACTS) if table[name].null_count < table.num_rows]
+    columns = {name: table[name].to_pylist() for name in said}
+    text = columns.pop("text", [])
     builder = Builder()
     rows: list[int] = []
-    for first, stop in _runs(keys):
-        own = [texts[0][row] for row in range(first, stop)] + [column[first] for column in texts[1:]]
-        found = document(text for text in own if text)
+    for first, stop in _runs(keys) if said else ():
+        found = document(filter(None, [*text[first:stop], *(one[first] for one in columns.values())]))
         if found.length:
             builder.add(found)
             rows.append(first)
@@ -184,7 +172,7 @@ class Names(Postings):
 
     def having(self, modalities: Sequence[Modality]) -> BoolArray:
         """Which items can be found as one of these modalities, shape (items,)."""
-        return (self._kinds & _bits(modalities)) != 0
+        return (self._kinds & sum(BIT[modality] for modality in set(modalities))) != 0
 
     def items_of(self, halves: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """For hashes (n,): places among them, and the items that have each; (m,) and (m,)."""
@@ -195,49 +183,3 @@ class Names(Postings):
         place = np.repeat(order, count)
         within = np.arange(len(place)) - np.repeat(np.cumsum(count) - count, count)
         return place, self.items[np.repeat(first, count) + within].astype(np.int64)
-
-
-@dataclass(slots=True)
-class _Name:
-    """What an item adds to the list beside its words."""
-
-    id: bytes
-    kinds: int
-    halves: list[int]
-
-
-def names_list(items: Sequence[Item]) -> bytes:
-    """The list of items' names."""
-    builder = Builder()
-    found: list[_Name] = []
-    for item in items:
-        living = [one for one in item.members if one.error is None and one.content_hash is not None]
-        builder.add(document(_names(item)) if living else _NOTHING)
-        own = {int.from_bytes(one.content_hash[8:16], "little") for one in living if one.content_hash}
-        found.append(_Name(bytes.fromhex(item.id), _bits(one.modality for one in living), sorted(own)))
-    halves = np.array([half for one in found for half in one.halves], "<u8")
-    rows = np.repeat(np.arange(len(found)), [len(one.halves) for one in found])
-    order = np.argsort(halves, kind="stable")
-    return builder.content(
-        np.frombuffer(b"".join(one.id for one in found), np.uint8),
-        np.array([one.kinds for one in found], np.uint8),
-        np.array([len(halves)], "<u8"),
-        halves[order],
-        rows[order].astype("<u4"),
-    )
-
-
-def _names(item: Item) -> Iterator[str]:
-    """Each folder, name and value once, however many files of the item have it."""
-    paths = {item.path, *(member.path for member in item.members if member.path is not None)}
-    seen: set[str] = set()
-    for path in sorted(paths):
-        folders, _, name = path.rpartition("/")
-        seen.update(folders.split("/"))
-        seen.add(_STEM.sub("", name))
-    seen.update(item.metadata.values())
-    yield from sorted(seen)
-
-
-def _bits(modalities: Iterable[Modality]) -> int:
-    return sum({_BIT[modality] for modality in modalities})

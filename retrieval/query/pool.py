@@ -53,7 +53,7 @@ def gathered(snapshot: Snapshot, context: Context, modality: Modality, asked: in
     from retrieval.query.compose import probes
 
     asks = probes(context.request.expression, context.vectors, context.centres)
-    lists = [snapshot.search(modality, one, count, allowed=context.allowed) for one in asks]
+    lists = snapshot.search_many(modality, asks, count, allowed=context.allowed)
     found, whole = _union(lists), count == total or any(len(one) < count for one in lists)
     return scored(snapshot, context, modality, found, snapshot.scores(found, context.vectors), whole=whole)
 

@@ -249,6 +249,47 @@ def test_the_publisher_goes_by_what_is_current(index: Path) -> None:
     check(index, words(23))
 
 
+def test_a_writer_at_hand_opens_the_generation_once(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    real = Snapshot.open
+
+    def noted(index_dir: Path, *, generation: str | None = None) -> Snapshot:
+        opened.append(generation or "current")
+        return real(index_dir, generation=generation)
+
+    tally = Tally()
+    with ExitStack() as stack:
+        publisher = Publisher(
+            index,
+            (SPACE_ID, SPACES[SPACE_ID]),
+            BuildOptions(derivations=(tally,)),
+            Stopwatch(),
+            on_event=lambda _: None,
+            stack=stack,
+        )
+        base = publisher.read_base().generation
+        assert base is not None
+        publisher.open()
+        monkeypatch.setattr(Snapshot, "open", noted)
+        publisher.derive()
+        assert opened == [base.name]
+        monkeypatch.undo()
+    assert set(read(index)) == set(tally.keys(read_current(index)))
+
+
+def test_a_damaged_file_that_nobody_makes_costs_no_generation(index: Path) -> None:
+    first = derive(index, Tally())
+    path = index / first.derived["tally/index"]
+    path.write_bytes(b"X" + path.read_bytes()[1:])
+
+    class Others(Tally):
+        def due(self, generation: Generation) -> bool:
+            return False
+
+    assert derive(index, Others()) == first
+    assert read_current(index) == first
+
+
 STOPPED = """
 import sys
 from pathlib import Path

@@ -31,7 +31,7 @@ def _one_by_one(queries: FloatArray, rows: Rows, k: int) -> list[Found]:
     """A search's own candidates in its order, with those that tie with the last."""
     results = []
     for query in queries:
-        found, exact = vectors.exact_candidates(rows.stored, query, k, alive=rows.alive)
+        ((found, exact),) = vectors.exact_candidates(rows.stored, query[None], k, alive=rows.alive)
         order = sorted(range(len(found)), key=lambda i: (-exact[i], found[i]))
         best = [i for i in order if exact[i] >= exact[order[min(k, len(order)) - 1]]]
         results.append((found[best], exact[best]))

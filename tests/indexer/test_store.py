@@ -290,7 +290,7 @@ def test_killed_while_forgetting_the_next_run_prunes(index: Path, monkeypatch: p
         "indexer.vectors.write_structure",
         "indexer.parts.fsync_file",
         "pyarrow.parquet.write_table",
-        "indexer.store.write_atomic",
+        "indexer.pointer.write_atomic",
     ],
 )
 @pytest.mark.parametrize(("code", "says"), [(errno.ENOSPC, "full"), (errno.EROFS, "read-only")])
@@ -319,7 +319,7 @@ def test_disk_full_once_leaves_the_staged_part_usable(index: Path, monkeypatch: 
             def refuse(*_: object) -> None:
                 raise OSError(errno.ENOSPC, "full")
 
-            patch.setattr("indexer.store.write_atomic", refuse)
+            patch.setattr("indexer.pointer.write_atomic", refuse)
             with pytest.raises(StoreError, match="full"):
                 commit(writer, None, {"a": "one"}, parts)
         commit(writer, None, {"a": "one"}, parts)

@@ -36,14 +36,17 @@ def test_scan_converts_every_finite_half_exactly() -> None:
     bits = np.arange(65536, dtype=np.uint16).view(np.float16)
     finite = bits[np.isfinite(bits)].reshape(-1, 1)
     query = np.ones(1, np.float32)
-    np.testing.assert_array_equal(vectors.scan(finite, query), finite[:, 0].astype(np.float32))
+    np.testing.assert_array_equal(vectors.scan(finite, query[None])[0], finite[:, 0].astype(np.float32))
 
 
 @pytest.mark.parametrize("count", [1, vectors.SCAN_ROWS - 1, vectors.SCAN_ROWS, 3 * vectors.SCAN_ROWS + 1])
 def test_scan_equals_numpy_in_double_precision(count: int) -> None:
-    stored, query = _clustered(count).astype(np.float16), _clustered(1, seed=5)[0]
-    expected = stored.astype(np.float64) @ query.astype(np.float64)
-    np.testing.assert_allclose(vectors.scan(stored, query), expected, atol=vectors.MARGIN / 50)
+    stored, queries = _clustered(count).astype(np.float16), _clustered(3, seed=5)
+    expected = queries.astype(np.float64) @ stored.T.astype(np.float64)
+    together = vectors.scan(stored, queries)
+    np.testing.assert_allclose(together, expected, atol=vectors.MARGIN / 50)
+    for query, scores in zip(queries, together, strict=True):
+        np.testing.assert_array_equal(vectors.scan(stored, query[None])[0], scores)
 
 
 def test_exact_scores_do_not_depend_on_company() -> None:
@@ -60,7 +63,7 @@ def test_flat_structure_and_scan_find_the_same(dead: float) -> None:
     index = vectors.build_structure(2000, DIM, iter([stored[:1500], stored[1500:]]), codebook=None)
     for seed in range(5):
         query = _clustered(1, seed=seed)[0]
-        rows, scores = vectors.exact_candidates(stored, query, 10, alive=alive)
+        ((rows, scores),) = vectors.exact_candidates(stored, query[None], 10, alive=alive)
         other = vectors.structure_candidates(index, stored, query, 10, alive=alive)
         assert other is not None
         best = sorted(zip(-scores, rows, strict=True))[:10]
@@ -75,7 +78,7 @@ def test_ties_past_the_cut_are_left_to_the_scan() -> None:
     index = vectors.build_structure(300, DIM, iter([stored]), codebook=None)
     query = stored[150].astype(np.float32)
     assert vectors.structure_candidates(index, stored, query, 5) is None
-    rows, _ = vectors.exact_candidates(stored, query, 5)
+    ((rows, _),) = vectors.exact_candidates(stored, query[None], 5)
     assert set(range(100, 200)) <= set(rows.tolist())
 
 
@@ -295,6 +298,23 @@ def test_large_parts_share_one_codebook_and_keep_their_recall(lists: Path) -> No
     assert verify(lists).problems == []
 
 
+def test_several_queries_find_what_each_finds_alone(lists: Path) -> None:
+    rows = _clustered(6000)
+    _grow(lists, rows[:4000], 0)
+    grown = _grow(lists, rows[4000:], 4000)
+    assert [part.kinds[Modality.IMAGE] for part in grown.parts] == ["ivf", "flat"]
+    queries = np.concatenate([_clustered(9000, seed=7)[:20], rows[-3:]])
+    few = np.arange(4000) % 5 == 0
+    with Snapshot.open(lists) as snapshot:
+        for allowed in (None, [few, np.ones(2000, bool)]):
+            together = snapshot.search_many(Modality.IMAGE, queries, 10, allowed=allowed)
+            for query, found in zip(queries, together, strict=True):
+                alone = snapshot.search(Modality.IMAGE, query, 10, allowed=allowed)
+                for name in ("part", "row", "score"):
+                    np.testing.assert_array_equal(getattr(found, name), getattr(alone, name))
+        assert snapshot.search_many(Modality.IMAGE, queries[:0], 10) == []
+
+
 def test_large_parts_merge_without_their_deleted_rows(lists: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = _clustered(9000)
     _grow(lists, rows[:4000], 0)
@@ -393,7 +413,7 @@ def test_a_narrow_filter_is_answered_exactly_by_its_rows_alone(monkeypatch: pyte
     exact = vectors.exact_scores
     monkeypatch.setattr(vectors, "scan", lambda *_: pytest.fail("all rows were scanned"))
     monkeypatch.setattr(vectors, "exact_scores", lambda *args: scored.append(args[1]) or exact(*args))
-    rows, scores = vectors.exact_candidates(stored, query, 5, alive=alive)
+    ((rows, scores),) = vectors.exact_candidates(stored, query[None], 5, alive=alive)
     order = np.argsort(-scores, kind="stable")[:5]
     assert rows[order].tolist() == _best(stored, query, 5, alive)
     assert [len(one) for one in scored] == [30]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from indexer import vectors
 from indexer.checked import describe
 from indexer.errors import IndexNotFound
 from indexer.generation import CURRENT, checksum, read_current
@@ -121,6 +122,33 @@ def test_structure_of_other_vectors(index: Path) -> None:
     name = _replace(index, "parts/*/*/text.f16", reverse)
     structure = name.replace(".f16", ".faiss")
     assert verify(index).problems == [f"{structure} does not hold the vectors of {name}"]
+
+
+def test_codes_of_other_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import faiss
+
+    monkeypatch.setattr(vectors, "IVF_FROM", 1000)
+    index = tmp_path / "lists"
+    update(index, words(1200, prefix="text"))
+    assert verify(index).problems == []
+
+    def blur(data: bytes) -> bytes:
+        structure = faiss.deserialize_index(np.frombuffer(data, np.uint8))
+        lists, packer = faiss.downcast_InvertedLists(structure.invlists), structure.get_CodePacker()
+        for number in range(structure.nlist):
+            size = -(-lists.list_size(number) // packer.nvec) * packer.block_size
+            if size:
+                faiss.rev_swig_ptr(lists.get_codes(number), size)[0] ^= 0x0F
+        return bytes(faiss.serialize_index(structure).tobytes())
+
+    name = _replace(index, "parts/*/*/text.faiss", blur)
+    (problem,) = verify(index).problems
+    assert problem.startswith(
+        f"{name} has codes that are not of the vectors of {name.replace('.faiss', '.f16')}, "
+    )
+    wrong = int(problem.partition(".f16, ")[2].split()[0])
+    assert 20 <= wrong <= 34  # one row of each list, except where the nibble was a neighbour's already
+    assert " of 1200 looked at" in problem
 
 
 def test_vectors_of_a_wrong_number(index: Path) -> None:

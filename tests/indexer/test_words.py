@@ -11,11 +11,13 @@ import pytest
 from indexer import forget as forgetting
 from indexer.errors import IndexCorrupt
 from indexer.generation import Space, read_current
+from indexer.names import names_list
 from indexer.postings import Builder, Document, Postings
+from indexer.schema import item_table
 from indexer.snapshot import Snapshot
 from indexer.store import Writer
 from indexer.types import Facts, Item, Member, Modality, Range, Segment, Source
-from indexer.words import KIND, Contents, Names, WordLists, document, names_list
+from indexer.words import KIND, Contents, Names, WordLists, document
 from tests.worded import ROOT, Thing, digest, index
 
 
@@ -80,7 +82,7 @@ def test_names_are_split_and_counted_once() -> None:
         Item("0" * 32, ROOT.id, members[0].path or "", members, {"label": "Dart Frogs"}),
         Item("f" * 32, ROOT.id, "lost.png", (failed,)),
     ]
-    names = Names(memoryview(names_list(items)), name="x")
+    names = Names(memoryview(names_list(item_table(items))), name="x")
     held = {word: names.find(word) for word in ("mytrip", "my", "trip", "2023", "red", "frog", "01", "dart")}
     assert None not in held.values()
     assert names.holding(held["frog"] or 0)[1].tolist() == [2]  # the name and the label

@@ -32,7 +32,7 @@ PHRASES = 1024  # of those that ship
 SAMPLE = 512  # of the collection's own vectors, a modality
 GROWTH = 4  # a bank is made anew when the collection has so many times the segments
 BEST = 4  # of each background query, the best segments kept a part: one may be deleted later
-BLOCK = 2048  # segments scored at a time: 16 MB with 2,000 background queries
+BLOCK = 2032  # segments scored at a time: 16 MB; a power of 2 would cost 15 % more, in the transposes
 VERSION = "2"  # of these files; another is as good as none
 HASH = 16  # bytes of a content hash
 
