@@ -23,14 +23,18 @@ def models_list(
         bool, typer.Option("--available", help="Pretrained models that are worth bringing.")
     ] = False,
     device: Annotated[
-        str, typer.Option(help="With --available: whose models come first, auto, cpu, cuda or mps.")
-    ] = "auto",
+        str | None, typer.Option(help="With --available: whose models come first, auto, cpu, cuda or mps.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """The models in the cache, or those worth bringing."""
     from retrieval.models.registry import list_models
     from retrieval.render.models import available_json, available_lines, models_json, models_lines
 
+    if device is not None and not available:
+        raise ConfigError(
+            "--device without --available", hint="it orders the models worth bringing: add --available"
+        )
     models = list_models()
     if not available:
         print_json(models_json(models)) if as_json else print("\n".join(models_lines(models)))
@@ -38,7 +42,7 @@ def models_list(
     from retrieval.models.families.catalogue import recommend
     from retrieval.runtime.devices import resolve
 
-    where = str(resolve(device))
+    where = str(resolve(device or "auto"))
     rows, present = recommend(where), [name for info in models if info.path for name in info.names]
     if as_json:
         print_json(available_json(rows, present))
@@ -98,13 +102,17 @@ def models_bridge(
     sounds: Annotated[str, typer.Argument(help="The model whose sounds come into it: sounds and texts.")],
     called: Annotated[str, typer.Option("--name", help="What to call the joined model.")] = "joined",
     texts: Annotated[
-        Path | None, typer.Option(help="Captions to fit the bridge on, one a line; else a bank of our own.")
+        Path | None,
+        typer.Option(help="Captions to fit it on, one a line; else those that triptych brings."),
     ] = None,
     heard: Annotated[
         Path | None,
         typer.Option("--sounds", help="A folder of sounds; their mean is moved to where the texts are."),
     ] = None,
     method: Annotated[str, typer.Option(help="auto, ridge, procrustes or contrastive.")] = "auto",
+    force: Annotated[
+        bool, typer.Option("--force", help="Make it again, and take its name from the model that has it.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Join two models through language: sounds land in the space of pictures."""
@@ -113,7 +121,14 @@ def models_bridge(
 
     with build_progress(stderr_console(), title=None) as progress:
         report = bridge_models(
-            pictures, sounds, name=called, texts=texts, sounds=heard, method=method, progress=progress
+            pictures,
+            sounds,
+            name=called,
+            texts=texts,
+            sounds=heard,
+            method=method,
+            force=force,
+            progress=progress,
         )
     if as_json:
         print_json(report.to_json())

@@ -113,20 +113,23 @@ def evaluate(
     from retrieval.evaluation.measure import EvalJob, measure
     from retrieval.render.evaluation import comparison_lines, evaluation_lines
     from retrieval.render.progress import UpdateProgress, build_progress
+    from retrieval.render.table import terminal_width
 
     console = stderr_console()
     settings = load_settings().with_flags(workers=workers)
     job = EvalJob(source, split, model=model, dim=dim, compare=compare, by_label=by_label, html=html)
-    with build_progress(console) as on_build, UpdateProgress(console) as on_event:
+    with build_progress(console) as on_build, UpdateProgress(console, title="encoding") as on_event:
         result = measure(job, settings=settings, on_build=on_build, on_event=on_event)
     for note in result.notes:
         say(note)
     if as_json:
         print_json(result.to_json())
         return
-    lines = evaluation_lines(result.evaluation)
+    width = terminal_width()
+    lines = evaluation_lines(result.evaluation, width=width)
     if result.comparison is not None:
-        lines += ["", *comparison_lines(result.comparison, result.about.model, str(result.about.against))]
+        names = result.about.model, str(result.about.against)
+        lines += ["", *comparison_lines(result.comparison, *names, width=width)]
     print("\n".join(lines))
     if html:
         say(f"report: {html}")

@@ -104,9 +104,13 @@ class Tower:
 
 def first_units(vectors: FloatArray, dim: int) -> FloatArray:
     """The first `dim` coordinates of each vector at unit length, (n, dim); zeros stay zero."""
-    kept = vectors[:, :dim]
-    length = np.linalg.norm(kept, axis=1, keepdims=True)
-    return np.divide(kept, length, out=np.zeros_like(kept), where=length > 0)
+    return units(vectors[:, :dim])
+
+
+def units(vectors: FloatArray) -> FloatArray:
+    """Each vector at unit length, (n, dim); zeros stay zero."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
 
 
 def text_inputs(tensors: Tensors) -> Arrays:

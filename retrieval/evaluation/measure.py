@@ -6,7 +6,7 @@ What is measured stands in metrics.py, how rows are encoded in encode.py. Nothin
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from retrieval.training.splits import assign_splits
 from retrieval.training.types import PairSet, Row, Split
 
 ALL = "all"
+PROBLEMS_SHOWN = 5
 OnBuild = Callable[[str, float], None]
 
 
@@ -71,6 +72,7 @@ def measure(
         result = _measure_index(job, index)
     else:
         result = _measure_rows(job, settings, on_build, on_event)
+    result = replace(result, notes=(*result.notes, *map("warning: {}".format, result.evaluation.cautions)))
     if job.html is not None:
         write_html(
             job.html.expanduser(),
@@ -139,7 +141,15 @@ def _measure_rows(
         split=None if name == ALL else name,
         against=other.name if other is not None else None,
     )
-    return EvalResult(evaluation, comparison, encoded, about, (*pairs.notes, *notes))
+    return EvalResult(evaluation, comparison, encoded, about, (*_problems(pairs), *pairs.notes, *notes))
+
+
+def _problems(pairs: PairSet) -> list[str]:
+    """What of the rows is not measured, the first few by name."""
+    lines = [f"{where}: {why}" for where, why in pairs.problems[:PROBLEMS_SHOWN]]
+    if len(pairs.problems) > PROBLEMS_SHOWN:
+        lines.append(f"... {len(pairs.problems)} rows left out or cut in all")
+    return lines
 
 
 def _rows_of(pairs: PairSet, name: str, models: list[Model]) -> tuple[list[Row], list[str]]:
@@ -157,7 +167,12 @@ def _rows_of(pairs: PairSet, name: str, models: list[Model]) -> tuple[list[Row],
     if split is None:
         seen = [f"{model} was trained on some of these rows: its numbers flatter it" for model in records]
         return rows, seen
-    chosen = {row: own for own, numbers in assign_splits(rows).items() for row in numbers.tolist()}
+    try:
+        splits = assign_splits(rows)
+    except TrainingError as error:  # what training may change, a measurement need not
+        hint = f"measure all of them: --split {ALL}; or {error.hint}"
+        raise TrainingError(error.message, hint=hint) from error
+    chosen = {row: own for own, numbers in splits.items() for row in numbers.tolist()}
     for record in reversed(records.values()):  # so that the first model's word is the last
         chosen |= record
     wanted = [row for row, own in sorted(chosen.items()) if own is split]

@@ -72,6 +72,7 @@ def to_json(
         "settings": asdict(evaluation.settings),
         "rows": evaluation.rows,
         "mean_recall": evaluation.mean_recall,
+        "warnings": list(evaluation.cautions),
         "directions": [_direction_json(way) for way in evaluation.directions],
     }
     if comparison is not None:

@@ -93,6 +93,25 @@ class Evaluation:
         names = [f"R@{k}" for k in self.settings.ks]
         return float(np.mean([[way.metrics[name].value for name in names] for way in self.directions]))
 
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """Which numbers are perfect however bad a model is, since there are so few candidates."""
+        most = max(self.settings.ks)
+        found = []
+        for few, said in (
+            ([way for way in self.directions if way.gallery == 1], "every number is perfect"),
+            ([way for way in self.directions if 1 < way.gallery <= most], f"R@{most} is 100 %"),
+        ):
+            if few:
+                counts = sorted({way.gallery for way in few})
+                among = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+                ways = ", ".join(way.name for way in few)
+                found.append(
+                    f"{ways}: among {among} candidate{'s' * (counts[-1] > 1)} {said} whatever the model; "
+                    "measure more rows"
+                )
+        return tuple(found)
+
 
 class DirectionComparison(NamedTuple):
     """First minus second in one direction, by metric."""

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from indexer.errors import TrainingError
 from indexer.types import FloatArray
+from retrieval.encoders.tower import units
 from retrieval.evaluation.intervals import intervals
 from retrieval.evaluation.metrics import PerQuery, Relevance, score_direction
 from retrieval.models.bridge_types import (
@@ -71,7 +72,7 @@ class Bridge:
         A tower's sounds and texts lie in different corners of its space; what they have in common is how they
         lie about their means. `vectors` (n, width) are sounds that need no texts: the user's own will do.
         """
-        found = unit(vectors).mean(axis=0)
+        found = units(vectors).mean(axis=0)
         head = copy.deepcopy(self.head)
         body = head.body
         assert isinstance(body, Affine)
@@ -174,12 +175,6 @@ def through(head: Head, vectors: FloatArray) -> FloatArray:
     return np.asarray(unit_rows(head(torch.from_numpy(np.ascontiguousarray(vectors)))).numpy())
 
 
-def unit(rows: FloatArray) -> FloatArray:
-    """Rows at length one, float32; a zero row stays zero."""
-    length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, length, out=np.zeros_like(rows), where=length > 1e-12).astype(np.float32)
-
-
 def _bank(texts: Sequence[str] | None) -> tuple[list[str], list[str]]:
     """Every caption once, and its group: its word for the bank's, itself for a user's."""
     if texts is None:
@@ -199,7 +194,7 @@ def _checked(vectors: FloatArray, count: int, name: str) -> FloatArray:
         raise TrainingError(
             f"{name} gives vectors of shape {vectors.shape} for {count} captions, or not finite ones"
         )
-    return unit(vectors)
+    return units(vectors.astype(np.float32, copy=False))
 
 
 def _fit(fitted: _Rows, held: _Rows, options: BridgeOptions) -> dict[Method, Head]:

@@ -24,6 +24,7 @@ from retrieval.models.work import Locked, work_folder
 
 SCHEMA = 2  # of model.json; 2 added families and files in folders; a bundle with a later one is refused
 SPEC = "model.json"
+NOT_SAID = "not said"  # the licence of weights whose repository states none
 BUILDING, OLD = ".building-", ".old-"  # prefixes of folders that are no bundle
 
 
@@ -36,6 +37,11 @@ class WeightRef:
     licence: str
     source: str
     package: str
+
+    @property
+    def is_tokenizer(self) -> bool:
+        """Whether it is no weights, but configuration, a vocabulary or a table of merges."""
+        return self.name.endswith(("-tokenizer", ".json", ".txt", ".txt.gz", ".model"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +78,12 @@ class TowerSpec:
     def usable(self) -> bool:
         """Whether it can encode: by its graph, or by its library."""
         return bool(self.graph or self.family)
+
+    @property
+    def licence(self) -> str:
+        """Of its weights, not of the files that texts are cut into tokens with; "" where none is stated."""
+        stated = [weight.licence for weight in self.weights if not weight.is_tokenizer]
+        return ", ".join(dict.fromkeys(one for one in stated if one and one != NOT_SAID))
 
 
 @dataclass(frozen=True, slots=True)

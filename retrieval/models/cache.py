@@ -66,7 +66,7 @@ def holders(name: str) -> list[Bundle]:
     return [bundle for bundle in bundles() if name in bundle.spec.names]
 
 
-def check_free(name: str, same: Callable[[ModelSpec], bool], *, hint: str) -> None:
+def check_free(name: str, same: Callable[[ModelSpec], bool] = lambda _spec: False, *, hint: str) -> None:
     """ConfigError where a name belongs to another model of the cache than those that are the `same`."""
     for holder in holders(name):
         if not same(holder.spec):

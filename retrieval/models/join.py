@@ -54,21 +54,23 @@ def bridge_models(
     texts: Path | None = None,
     method: str = Method.AUTO,
     sounds: Path | None = None,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> BridgeReport:
     """Join the models that a user calls `a` and `b` as `name`, in the cache, and say how well it went.
 
     `texts` is a file of captions, one a line; without it the bank that ships is used. `sounds` is a folder of
-    sounds, whose mean is moved to where B's texts are. The name goes over from an earlier join of the same
-    two; ConfigError where it is another model's. ModelNotFound, ModelError, ConfigError, TrainingError.
+    sounds, whose mean is moved to where B's texts are. With `force` the name is taken from whichever model
+    has it, an earlier join of the same two or another; else ConfigError, before anything is computed.
+    ModelNotFound, ModelError, TrainingError.
     """
     options = BridgeOptions(method=cast(Method, method))  # which reads it, and says what there is
     lines = None if texts is None else read_texts(texts)
     paths = None if sounds is None else sound_files(sounds)
     check_name(name)
+    if not force:
+        check_free(name, hint="choose another --name, or take it from that model with --force")
     first, second = load_model(a).bundle, load_model(b).bundle
-    spaces = [first.spec.space_id, second.spec.space_id]
-    check_free(name, lambda spec: _spaces(spec.provenance) == spaces, hint="choose another --name")
     return join(first, second, name=name, texts=lines, options=options, sounds=paths, progress=progress)[1]
 
 

@@ -1,7 +1,8 @@
 """`triptych models quantize`: an int8 graph of a model's image tower, beside its float32 one.
 
 Static: the ranges of activations are fixed by pictures of the user's, so that a vector does not depend on its
-batch. What the graph costs is measured on other pictures of the same folder. Needs nncf, an extra.
+batch. What the graph costs is measured on other pictures of the same folder, in int8_report.py. Needs nncf,
+an extra.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import hashlib
 import io
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +24,20 @@ from indexer.errors import ConfigError, MediaError, ModelError
 from indexer.media.prepare import prepare_file
 from indexer.media.text import read_text
 from indexer.scan import scan
-from indexer.types import FloatArray, Modality
+from indexer.types import Modality
 from retrieval.encoders.tower import Tower
 from retrieval.models.bundle import Bundle, ModelSpec, TowerSpec, link_or_copy
 from retrieval.models.cache import store
+from retrieval.models.int8_report import Picture, Quantised, measured
 from retrieval.models.int8_search import closest
-from retrieval.models.model import Model, open_tower
 from retrieval.models.quiet import errors_only
 from retrieval.models.registry import load_model
 from retrieval.models.versions import versions
-from retrieval.runtime.choose import Choice, Engine, Precision
 from retrieval.runtime.openvino import capabilities, import_openvino
 
 CALIBRATING = 300  # pictures that fix the ranges, at most
 COMPARED = 300  # others that show the cost, at most
 FEWEST = 16  # pictures without which ranges would be guesses
-CUT = 10  # hits among which recall looks
-CAPTIONED = 30  # captions from which recall is told
 ATTENTION = 3  # softmaxes from which a network is taken for a transformer
 SUFFIX = ".int8.xml"
 CLOSE = 0.995  # mean cosine to float32 that layers go back to float32 for
@@ -49,58 +47,6 @@ PROBES = 24  # of these, at most
 PACKAGES = ("triptych", "nncf", "openvino")
 Progress = Callable[[str, float], None]  # what is being done, and the share already done, in [0, 1]
 Inputs = dict[str, npt.NDArray[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Recall:
-    """The share of queries whose own answer is among the first CUT, of a float32 tower and an int8 one."""
-
-    f32: float
-    int8: float
-
-    @property
-    def loss(self) -> float:
-        return self.f32 - self.int8
-
-
-@dataclass(frozen=True, slots=True)
-class Quantised:
-    """An int8 graph and what it costs."""
-
-    model: str
-    graph: str  # file name in the bundle
-    calibrated: int  # pictures
-    compared: int  # pictures, others where the folder has enough
-    cosine_mean: float  # of int8 vectors to float32 ones
-    cosine_worst: float
-    recall: Mapping[str, Recall]  # by direction; empty where too few pictures have captions
-
-    def to_json(self) -> dict[str, Any]:
-        """The same as JSON."""
-        return asdict(self)
-
-    def lines(self) -> list[str]:
-        """The same for a person."""
-        said = [
-            f"{self.model}: {self.graph}, calibrated with {self.calibrated} pictures",
-            f"cosine to float32 on {self.compared} others: {self.cosine_mean:.4f} in the mean, "
-            f"{self.cosine_worst:.4f} at worst",
-        ]
-        said += [
-            f"{title}, R@{CUT}: {one.f32:.1%} in float32, {one.int8:.1%} in int8"
-            for title, one in self.recall.items()
-        ]
-        if not self.recall:
-            said.append(f"recall was not measured: fewer than {CAPTIONED} of them have a caption")
-        return [*said, "an index uses it with --precision int8"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Picture:
-    """One prepared picture of the folder."""
-
-    views: npt.NDArray[Any]
-    caption: str | None
 
 
 def quantize_model(
@@ -128,7 +74,7 @@ def quantize_model(
     say("writing", 0.7)
     bundle = _write(model.bundle, tower, graph, calibrated=len(calibrating))
     say("comparing", 0.8)
-    report = _measured(bundle, compared, calibrated=len(calibrating), threads=model.threads)
+    report = measured(bundle, compared, calibrated=len(calibrating), threads=model.threads)
     say("ready", 1.0)
     return report
 
@@ -214,7 +160,7 @@ def view_inputs(views: npt.NDArray[Any]) -> Inputs:
     return {"views": views, "pool": np.full((1, len(views)), 1.0 / len(views), dtype=np.float32)}
 
 
-def _pictures(folder: Path, tower: Tower) -> tuple[list[_Picture], list[_Picture]]:
+def _pictures(folder: Path, tower: Tower) -> tuple[list[Picture], list[Picture]]:
     """Prepared pictures of a folder to calibrate with, and others to compare on.
 
     Which are taken follows from their paths alone. Those that cannot be read are left out.
@@ -234,7 +180,7 @@ def _pictures(folder: Path, tower: Tower) -> tuple[list[_Picture], list[_Picture
     return read[:half], read[half:]
 
 
-def _read(base: str, entry: Any, tower: Tower) -> _Picture | None:
+def _read(base: str, entry: Any, tower: Tower) -> Picture | None:
     picture, *others = entry.members
     caption = next((one for one in others if one.modality is Modality.TEXT), None)
     try:
@@ -242,7 +188,7 @@ def _read(base: str, entry: Any, tower: Tower) -> _Picture | None:
         text = None if caption is None else read_text(os.path.join(base, caption.path)).strip()  # noqa: PTH118
     except (MediaError, OSError):
         return None
-    return _Picture(prepared.tensor, text)
+    return Picture(prepared.tensor, text)
 
 
 def save_graph(graph: Any, path: Path) -> None:
@@ -272,62 +218,3 @@ def _write(bundle: Bundle, tower: TowerSpec, graph: Any, *, calibrated: int) -> 
         return replace(bundle.spec, towers=towers, provenance={**bundle.spec.provenance, "int8": made})
 
     return store(bundle.spec.space_id, fill)
-
-
-def _measured(bundle: Bundle, pictures: Sequence[_Picture], *, calibrated: int, threads: int) -> Quantised:
-    """What the int8 graph costs on pictures that it was not calibrated with."""
-    model = Model(bundle, threads)
-    tower = bundle.spec.tower(Modality.IMAGE)
-    assert tower is not None
-    views = [one.views for one in pictures]
-    exact, small = (
-        open_tower(
-            bundle,
-            tower,
-            space_id=model.space_id,
-            threads=model.tower(Modality.IMAGE).threads,
-            choice=Choice(Engine.OPENVINO, precision),
-        ).encode(views)
-        for precision in (Precision.F32, Precision.INT8)
-    )
-    cosines = (exact * small).sum(axis=1)
-    captions = [one.caption for one in pictures]
-    return Quantised(
-        model=bundle.spec.name,
-        graph=tower.quantised,
-        calibrated=calibrated,
-        compared=len(pictures),
-        cosine_mean=float(cosines.mean()),
-        cosine_worst=float(cosines.min()),
-        recall=_recall(model, exact, small, captions),
-    )
-
-
-def _recall(
-    model: Model, exact: FloatArray, small: FloatArray, captions: Sequence[str | None]
-) -> dict[str, Recall]:
-    """Recall between the pictures and their captions, in both directions."""
-    rows = [row for row, caption in enumerate(captions) if caption]
-    if len(rows) < CAPTIONED or Modality.TEXT not in model.modalities:
-        return {}
-    said = [captions[row] or "" for row in rows]
-    tower = model.tower(Modality.TEXT)
-    texts = tower.encode([tower.preparer.tensor(text) for text in said])
-    labels = np.array(said)
-    both = {"image to text": lambda images: (images, texts), "text to image": lambda images: (texts, images)}
-    return {
-        title: Recall(*(recall_at(*sides(one[rows]), labels) for one in (exact, small)))
-        for title, sides in both.items()
-    }
-
-
-def recall_at(queries: FloatArray, gallery: FloatArray, labels: npt.NDArray[Any], cut: int = CUT) -> float:
-    """The share of queries, row by row those of `gallery`, whose label is among the best `cut`; in [0, 1].
-
-    An answer of another label that scores the same counts as ranked before.
-    """
-    scores = queries @ gallery.T
-    same = labels[:, None] == labels[None, :]
-    best = np.where(same, scores, -np.inf).max(axis=1)
-    before = ((scores >= best[:, None]) & ~same).sum(axis=1)
-    return float((before < cut).mean())

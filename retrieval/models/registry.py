@@ -45,6 +45,8 @@ class ModelInfo:
     size: int  # bytes on disk
     missing: tuple[str, ...] = ()  # a tower that is not there, with the line that brings it
     aliases: tuple[str, ...] = ()  # its other names
+    licences: tuple[tuple[Modality, str], ...] = ()  # of each tower's weights; "": not stated
+    earlier: bool = False  # a starter of an earlier version, kept for the indexes made with it
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -53,12 +55,12 @@ class ModelInfo:
 
 
 def list_models() -> list[ModelInfo]:
-    """Every bundle in the cache, and the starter where it is not built yet; by name, then space."""
+    """Every bundle in the cache, and the starter where it is not built yet; by name, today's first."""
     found = [_info(bundle) for bundle in bundles()]
     if not any(info.space_id == _starter_space() for info in found):
         spec = _starter_spec()
-        found.append(ModelInfo(spec.name, spec.space_id, spec.dim, (), None, 0))
-    return sorted(found, key=lambda info: (info.name, info.space_id))
+        found.append(ModelInfo(spec.name, spec.space_id, spec.dim, (), None, 0, licences=_licences(spec)))
+    return sorted(found, key=lambda info: (info.name, info.earlier, info.space_id))
 
 
 def load_model(
@@ -238,7 +240,17 @@ def _not_found_hint(name: str, called: str | None) -> str:
         return f"bring it: triptych models pull {name}"
     if called:
         return "bring that model into the cache, or index the files again under another --index"
+    if near := _alike(name):
+        return f"did you mean {near} ? Else choose one of those, or name the folder of a model"
     return "choose one of those, or name the folder of a model"
+
+
+def _alike(name: str) -> str | None:
+    """The name in the cache that looks most like a word."""
+    from difflib import get_close_matches
+
+    known = [one for info in list_models() for one in info.names]
+    return next(iter(get_close_matches(name, known, n=1)), None)
 
 
 def _starter_spec() -> ModelSpec:
@@ -262,4 +274,10 @@ def _info(bundle: Bundle) -> ModelInfo:
         size=sum(entry.size for entry in spec.files.values()),
         missing=tuple(f"{tower.modality}: {tower.missing}" for tower in spec.towers if tower.missing),
         aliases=spec.names[1:],
+        licences=_licences(spec),
+        earlier=spec.name == STARTER and spec.space_id != _starter_space(),
     )
+
+
+def _licences(spec: ModelSpec) -> tuple[tuple[Modality, str], ...]:
+    return tuple((tower.modality, tower.licence) for tower in spec.towers)

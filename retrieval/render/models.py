@@ -8,14 +8,18 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from retrieval.models.bundle import Bundle
+from indexer.types import Modality
+from retrieval.models.bridge_types import WAYS, WORTH
+from retrieval.models.bundle import Bundle, ModelSpec
 from retrieval.models.families.catalogue import Recommended
 from retrieval.models.registry import ModelInfo
 from retrieval.render.escape import printable
 from retrieval.render.report import size
+from retrieval.render.table import aligned
 
 Json = dict[str, Any]
 WIDTH = 100  # characters of a line
+WAYS_SHOWN = dict(zip(WAYS, (("b", "a"), ("a", "b")), strict=True))  # whose captions ask, and whose answer
 
 
 def models_json(models: Sequence[ModelInfo]) -> list[Json]:
@@ -27,6 +31,8 @@ def models_json(models: Sequence[ModelInfo]) -> list[Json]:
             "space_id": model.space_id,
             "dim": model.dim,
             "modalities": list(model.modalities),
+            "licences": dict(model.licences),
+            "earlier": model.earlier,
             "path": str(model.path) if model.path else None,
             "bytes": model.size,
             "missing": list(model.missing),
@@ -36,30 +42,78 @@ def models_json(models: Sequence[ModelInfo]) -> list[Json]:
 
 
 def models_lines(models: Sequence[ModelInfo]) -> list[str]:
-    """The same, a line each, and a line for what a model lacks."""
-    lines = []
-    for model in models:
-        state = f"{', '.join(model.modalities)}; {size(model.size)}" if model.path else "not built yet"
-        lines.append(f"{printable(model.name)}  {model.space_id[:12]}  {model.dim}-d  {state}")
-        if len(model.names) > 1:
-            lines.append(f"  also called {printable(', '.join(model.names[1:]))}")
+    """The same as a table, with lines below a model for its other names and what it lacks."""
+    rows = [("name", "space", "dimensions", "encodes", "size", "licence of the weights")]
+    rows += [
+        (
+            printable(model.name),
+            model.space_id[:12],
+            str(model.dim),
+            ", ".join(model.modalities) if model.path else "not built yet",
+            size(model.size) if model.path else "",
+            licence_words(model.licences),
+        )
+        for model in models
+    ]
+    heading, *found = aligned(rows, right=("dimensions", "size"))
+    lines = [heading]
+    for model, line in zip(models, found, strict=True):
+        lines.append(line)
+        if model.aliases:
+            lines.append(f"  also called {printable(', '.join(model.aliases))}")
+        if model.earlier:
+            lines.append("  of an earlier version, kept for the indexes made with it")
         lines += [f"  {missing}" for missing in model.missing]
     return lines
 
 
+def licence_words(licences: Sequence[tuple[Modality, str]]) -> str:
+    """A licence, or which tower has which where they differ."""
+    towers: dict[str, list[str]] = {}
+    for modality, licence in licences:
+        towers.setdefault(licence or "not stated", []).append(modality)
+    if len(towers) == 1:
+        return printable(next(iter(towers)))
+    return printable("; ".join(f"{', '.join(which)}: {licence}" for licence, which in towers.items()))
+
+
 def bundle_lines(bundle: Bundle) -> list[str]:
-    """What was brought: towers, space, licences, and what only torch can run."""
+    """What was brought: towers, space, licences, how well a bridge does, and what only torch can run."""
     spec = bundle.spec
-    found = {weight.licence for tower in spec.towers for weight in tower.weights if weight.licence}
-    licences = [spec.provenance["licence"]] if spec.provenance.get("licence") else sorted(found)
+    licences = [(tower.modality, tower.licence) for tower in spec.towers if tower.usable]
+    unknown = "" if all(licence for _, licence in licences) else "; read the model card"
     lines = [
         f"{printable(spec.name)}: {', '.join(spec.modalities)} in space {spec.space_id[:12]}, {spec.dim}-d",
-        f"licence: {printable(', '.join(licences)) or 'not stated; read the model card'}",
+        f"licence of the weights: {licence_words(licences)}{unknown}",
     ]
     lines += map(printable, spec.provenance.get("notes", ()))
+    lines += bridge_lines(spec)
     for modality, why in spec.provenance.get("torch only", {}).items():
         lines.append(f"the {modality} tower cannot be exported, torch runs it: {printable(why)}")
     return [*lines, f"index with it: triptych index FOLDER --model {shlex.quote(spec.name)}"]
+
+
+def bridge_lines(spec: ModelSpec) -> list[str]:
+    """How well held-out captions find themselves through a joined model's bridge; nothing for others."""
+    said = spec.provenance.get("bridge")
+    if not isinstance(said, dict):
+        return []
+    found = said["scores"][said["chosen"]]["test"]
+    captions = said["captions"]
+    lines = [f"{', '.join(said['towers'])}: by a bridge ({said['chosen']}) of {captions['fitted']} captions"]
+    for way, (asked, among) in WAYS_SHOWN.items():
+        cells = ", ".join(
+            f"{name} {100 * value:.1f} % ({100 * low:.0f} to {100 * high:.0f})"
+            for name, (value, low, high) in found[way].items()
+        )
+        lines.append(f"  {printable(said[asked])} to {printable(said[among])}: {cells}")
+    lines.append(
+        f"  of {captions['test']} held-out captions (95 % interval); chance at 10: "
+        f"{100 * said['chance']:.1f} %"
+    )
+    if any(found[way]["R@10"][0] < WORTH * said["chance"] for way in WAYS_SHOWN):
+        lines.append("  WARNING: captions hardly find themselves through it, so sounds will not either")
+    return lines
 
 
 def available_json(rows: Sequence[Recommended], present: Sequence[str]) -> list[Json]:

@@ -38,10 +38,14 @@ class _Rate(ProgressColumn):
 
 
 class UpdateProgress:
-    """Shows the events of an update. Call it with each; use it as a context manager."""
+    """Shows the events of an update. Call it with each; use it as a context manager.
 
-    def __init__(self, console: Console) -> None:
+    `title` says what is done to files once they are found.
+    """
+
+    def __init__(self, console: Console, *, title: str = "indexing") -> None:
         self.console = console
+        self.title = title
         self._bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -74,9 +78,9 @@ class UpdateProgress:
             files = f"{event.count} {event.modality} file{'s' * (event.count != 1)}"
             self._line(f"{files} skipped: the model has no tower for them (see `triptych models show`)")
         elif self._task is not None and isinstance(event, Planned):
-            self._bars.update(self._task, description="indexing", total=event.total)
+            self._bars.update(self._task, description=self.title, total=event.total)
         elif self._task is not None and isinstance(event, Progress):
-            self._bars.update(self._task, completed=event.done, total=event.total)
+            self._bars.update(self._task, description=self.title, completed=event.done, total=event.total)
 
     def _line(self, text: str) -> None:
         self._bars.console.print(Text(text), soft_wrap=True)

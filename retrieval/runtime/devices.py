@@ -97,8 +97,14 @@ def _cuda(index: str | None) -> Device | None:
     if not numbers:
         return None
     places = tuple(f"cuda:{number}" for number in numbers)
-    half = "bf16" if torch.cuda.get_device_capability(places[0]) >= BF16_FROM else "fp16"
-    return Device(Kind.CUDA, places, torch.cuda.get_device_name(places[0]), half)
+    return Device(Kind.CUDA, places, torch.cuda.get_device_name(places[0]), half_of(places[0]))
+
+
+def half_of(place: str) -> str:
+    """The lower precision that suits a device, as torch names it: "bf16" where it computes in that itself."""
+    if not place.startswith(Kind.CUDA):
+        return "fp16"
+    return "bf16" if _torch().cuda.get_device_capability(place) >= BF16_FROM else "fp16"
 
 
 def _count() -> int:

@@ -25,7 +25,7 @@ from indexer.types import Modality
 from retrieval.encoders.tower import OUTPUT
 from retrieval.models.bundle import Bundle, TowerSpec
 from retrieval.models.export import TextGraph, ViewGraph
-from retrieval.runtime.devices import Device
+from retrieval.runtime.devices import Device, half_of
 from retrieval.runtime.probe import rows_worth
 from retrieval.runtime.protocol import Arrays, Runtime
 
@@ -299,9 +299,8 @@ def _precision(wanted: str, place: torch.device) -> str:
             f"the precision is {wanted!r}, which torch does not compute in here",
             hint=f"name auto, {', '.join(PRECISIONS)}",
         )
-    half = place.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     if wanted == "auto":
-        return "f32" if place.type == "cpu" else "bf16" if half else "fp16"
+        return "f32" if place.type == "cpu" else half_of(str(place))
     if wanted == "fp16" and place.type == "cpu":
         raise ConfigError("the precision is fp16 and the device is the CPU", hint="use f32 or bf16 there")
     return wanted

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,10 +28,11 @@ from indexer.hashing import Reading, Unreadable, read_hash
 from indexer.media.workers import DecodePool
 from indexer.report import Stopwatch
 from indexer.types import FloatArray, Modality, Preparer, Source
-from retrieval.encoders.tower import first_units
+from retrieval.encoders.tower import units
 from retrieval.models.backbones import Backbone, feature_tower
 from retrieval.models.bundle import canonical_json
 from retrieval.training.feature_cache import LARGEST, FeatureCache
+from retrieval.training.known_hashes import KnownHashes
 from retrieval.training.types import Examples, Features, Ints, Row
 
 __all__ = [
@@ -143,7 +145,10 @@ def collect_features(
     with _told(cache):
         state = _State({m: _opened(one, cache, say) for m, one in backbones.items()}, say)
     refs = dict.fromkeys(ref for row in rows for ref in _refs(row, backbones))
-    _hash_all(refs, state)
+    known = KnownHashes.open(cache)
+    _hash_all(refs, state, known)
+    with _told(cache):
+        known.keep((one.path, one.reading) for one in state.contents.values() if one.path and one.reading)
     missing = _missing(state)
     state.tell()
     if missing:
@@ -186,8 +191,11 @@ def _opened(backbone: Backbone, cache: Path, say: OnEvent) -> FeatureCache:
     )
 
 
-def _hash_all(refs: Iterable[Ref], state: _State) -> None:
-    """Hash each medium once; a file that rows name as both picture and sound is two media."""
+def _hash_all(refs: Iterable[Ref], state: _State, known: KnownHashes) -> None:
+    """Hash each medium once, but for files that are as an earlier run knew them.
+
+    A file that rows name as both picture and sound is two media.
+    """
     files: list[Ref] = []
     for ref in refs:
         if ref[0] is Modality.TEXT:
@@ -198,16 +206,18 @@ def _hash_all(refs: Iterable[Ref], state: _State) -> None:
     rest = iter(files)
     with ThreadPoolExecutor(HASH_THREADS, "hash") as pool:
         while some := list(islice(rest, 1024)):
-            for ref, found in zip(some, pool.map(_read, (path for _, path in some)), strict=True):
+            for ref, found in zip(
+                some, pool.map(partial(_read, known), (path for _, path in some)), strict=True
+            ):
                 if isinstance(found, Reading):
                     state.contents[ref] = _Content(found.content_hash, ref[1], None, found)
                 else:
                     state.unread[ref] = found
 
 
-def _read(path: str) -> Reading | str:
+def _read(known: KnownHashes, path: str) -> Reading | str:
     try:
-        return read_hash(path)
+        return known.find(path) or read_hash(path)
     except Unreadable as error:
         return str(error)
 
@@ -265,7 +275,7 @@ def capped(preparer: Preparer) -> Preparer:
 def _pooled(modality: Modality, vectors: FloatArray) -> FloatArray:
     """One feature, (width,), of a content's segments."""
     mean = vectors.mean(axis=0, keepdims=True, dtype=np.float64).astype(np.float32)
-    return (first_units(mean, mean.shape[1]) if modality is Modality.TEXT else mean)[0]
+    return (units(mean) if modality is Modality.TEXT else mean)[0]
 
 
 class _Writer:
@@ -316,7 +326,9 @@ def _assembled(rows: Sequence[Row], backbones: Mapping[Modality, Backbone], stat
             slots.append(have)
         else:
             left = ", ".join(have) or "nothing"
-            failures[row.id, f"left out: a pair takes two of {', '.join(backbones)}, it has {left}"] = None
+            failures[row.said_at, f"left out: a pair takes two of {', '.join(backbones)}, it has {left}"] = (
+                None
+            )
     if not kept:
         told = "; ".join(f"{where}: {why}" for where, why in islice(failures, 3))
         raise TrainingError(
@@ -341,7 +353,7 @@ def _assembled(rows: Sequence[Row], backbones: Mapping[Modality, Backbone], stat
 
 
 def _place(row: Row, ref: Ref) -> str:
-    return f"{row.id}, text {ref[1][:40]!r}" if ref[0] is Modality.TEXT else ref[1]
+    return f"{row.said_at}, text {ref[1][:40]!r}" if ref[0] is Modality.TEXT else ref[1]
 
 
 def _slots(rows: Sequence[Mapping[Modality, list[bytes]]], modality: Modality, keys: Sequence[bytes]) -> Ints:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from indexer.errors import ManifestError, MediaError
+from indexer.generation import Root
 from indexer.media.text import read_text
 from indexer.snapshot import Snapshot
 from indexer.types import Item, Member, Modality
@@ -26,7 +27,7 @@ def index_pairs(index: Path) -> PairSet:
     Raises IndexNotFound, IndexCorrupt, IndexTooNew, ManifestError where no item is a pair.
     """
     with Snapshot.open(index) as snapshot:
-        items, bases = snapshot.item_list(), {root.id: root.base for root in snapshot.roots.values()}
+        items, roots = snapshot.item_list(), {root.id: root for root in snapshot.roots.values()}
     pairs = [item for item in items if len({member.modality for member in _usable(item)}) > 1]
     if not pairs:
         raise ManifestError(
@@ -37,7 +38,7 @@ def index_pairs(index: Path) -> PairSet:
     collector = RowCollector(str(index), "/")
     strange: dict[str, int] = {}  # what could not be understood -> how often
     for item in pairs:
-        collector.add(_said(item, bases[item.root_id], collector, strange))
+        collector.add(_said(item, roots[item.root_id], collector, strange))
     collector.notes += [f"{what} is not used ({count} items)" for what, count in strange.items()]
     return collector.finish(what="items of two media")
 
@@ -46,18 +47,27 @@ def _usable(item: Item) -> Iterator[Member]:
     return (member for member in item.members if member.error is None)
 
 
-def _said(item: Item, base: str, collector: RowCollector, strange: dict[str, int]) -> Said:
+def _where(item: Item, root: Root) -> str:
+    """An item as a user finds it again: a manifest's row by its file, since its key may be a hash."""
+    if root.kind != "manifest":
+        return item.path
+    file = next((member.path for member in item.members if member.path is not None), item.path)
+    return f"{Path(root.path).name}, {file}"
+
+
+def _said(item: Item, root: Root, collector: RowCollector, strange: dict[str, int]) -> Said:
     paths: dict[Modality, str] = {}
     texts: dict[str, None] = {}
+    where = _where(item, root)
     for member in _usable(item):
         if member.modality is Modality.TEXT:
-            if text := _text(member, base, item, collector):
+            if text := _text(member, root.base, where, collector):
                 texts[text] = None
         elif member.path is not None:
-            paths.setdefault(member.modality, os.path.join(base, member.path))  # noqa: PTH118 - bytes-exact
+            paths.setdefault(member.modality, os.path.join(root.base, member.path))  # noqa: PTH118 - bytes-exact
     split, weight = _understood(item, strange)
     return Said(
-        item.path,
+        where,
         image=paths.get(Modality.IMAGE),
         texts=tuple(texts),
         audio=paths.get(Modality.AUDIO),
@@ -69,15 +79,15 @@ def _said(item: Item, base: str, collector: RowCollector, strange: dict[str, int
     )
 
 
-def _text(member: Member, base: str, item: Item, collector: RowCollector) -> str | None:
+def _text(member: Member, base: str, where: str, collector: RowCollector) -> str | None:
     if member.text is not None:
         return member.text.strip()
     try:
         return read_text(Path(base, member.path or "")).strip()
     except MediaError as error:
-        collector.problem(item.path, f"caption {member.path!r}: {error.message}")
+        collector.problem(where, f"caption {member.path!r}: {error.message}")
     except OSError as error:
-        collector.problem(item.path, f"caption {member.path!r}: {(error.strerror or str(error)).lower()}")
+        collector.problem(where, f"caption {member.path!r}: {(error.strerror or str(error)).lower()}")
     return None
 
 

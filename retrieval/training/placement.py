@@ -12,13 +12,9 @@ from dataclasses import dataclass
 import torch
 
 from indexer.errors import TrainingError
+from retrieval.runtime.devices import half_of
+from retrieval.runtime.torch import is_full
 from retrieval.training.options import Device, Precision, TrainOptions
-
-FULL = (
-    "out of memory",
-    "not enough memory",
-    "can't allocate memory",
-)  # how torch says it where it has no type
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +46,7 @@ def placed(options: TrainOptions, device: torch.device | None = None) -> Placeme
     if precision is Precision.AUTO:
         precision = Precision.F32
         if chosen.type == "cuda":
-            precision = Precision.BF16 if torch.cuda.is_bf16_supported() else Precision.FP16
+            precision = Precision(half_of(str(chosen)))
     if precision is Precision.FP16 and chosen.type == "cpu":
         raise TrainingError(
             "precision is fp16 and training would run on the CPU", hint="use precision=bf16 or f32"
@@ -81,8 +77,7 @@ def memory_explained(options: TrainOptions) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not known and not any(words in str(error).lower() for words in FULL):
+        if not is_full(error):
             raise
         if options.chunk:
             hint = f"lower chunk={options.chunk} first, then batch_size={options.batch_size}"

@@ -168,7 +168,7 @@ class RowCollector:
                 self._kept[self._alike[alike]].texts.update(texts)
                 return
             key = self._alike[alike] = self._made_id(said)
-        row = Row(key, image, (), audio, said.label, said.group, said.split, said.weight)
+        row = Row(key, image, (), audio, said.label, said.group, said.split, said.weight, said.where)
         self._kept[key] = _Kept(row, replace(said, key=key), texts)
 
     def _made_id(self, said: Said) -> str:
@@ -242,8 +242,8 @@ def require_trainable(pairs: PairSet) -> None:
         raise TrainingError(f"{pairs.source} has no pair: no row has two of image, text and audio", hint=hint)
     if len(usable) == 1:
         raise TrainingError(
-            f"{pairs.source} has one row, {usable[0].id!r}; training tells a row's media from another row's, "
-            "so it takes two at the very least",
+            f"{pairs.source} has one row, {usable[0].said_at!r}; training tells a row's media from another "
+            "row's, so it takes two at the very least",
             hint=hint,
         )
     if not any(row.weight > 0 for row in usable):

@@ -196,7 +196,7 @@ class LeakReport:
     same: tuple[Leak, ...]  # the same picture or sound, byte for byte
     near: tuple[Leak, ...]  # nearly the same picture or sound
     captions: tuple[Leak, ...]  # the same caption; told, never refused: different pictures may share one
-    names: tuple[str, ...]  # ids of the rows
+    names: tuple[str, ...]  # of the rows, as a user finds them again
 
     def lines(self) -> list[str]:
         """A sentence a kind that there is any of, with the first few."""
@@ -270,7 +270,7 @@ def find_leaks(
         for mine in captions.values()
         for row, other in _across(mine, side)
     }
-    return LeakReport(tuple(same), tuple(near), tuple(told.values()), tuple(row.id for row in rows))
+    return LeakReport(tuple(same), tuple(near), tuple(told.values()), tuple(row.said_at for row in rows))
 
 
 def _held(slots: Ints, side: Ints) -> dict[int, list[int]]:

@@ -42,6 +42,12 @@ class Row:
     group: str | None = None  # rows of one group never straddle a split
     split: Split | None = None  # None: by the hash of its group, else of its id
     weight: float = 1.0
+    where: str = field(default="", compare=False)  # for messages: "row 3" of a table; "": say the id
+
+    @property
+    def said_at(self) -> str:
+        """Where a user finds the row again: its place in its source, else its id, which may be a hash."""
+        return self.where or self.id
 
     @property
     def modalities(self) -> tuple[Modality, ...]:

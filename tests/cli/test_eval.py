@@ -50,6 +50,30 @@ def test_a_table_for_a_person_and_a_nested_dimension(trained_here: TrainedFolder
     assert "64" in said
 
 
+def test_a_single_row_is_warned_of(trained_here: TrainedFolder, here: Here, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "one.csv", rows_of(trained_here.table)[:1])
+    code, out, said = here("eval", table, "--split", "all", "--json")
+    assert code == 0, said
+    assert "warning: image to text, text to image: among 1 candidate every number is perfect" in said
+    assert len(json.loads(out)["warnings"]) == 1
+    code, _, said = here("eval", table)  # too few for a test split
+    assert code == 2
+    assert "measure all of them: --split all" in said
+
+
+def test_rows_that_cannot_be_measured_are_named(
+    trained_here: TrainedFolder, here: Here, tmp_path: Path
+) -> None:
+    rows = rows_of(trained_here.table)[:14]
+    for row in rows[5:12]:
+        row["image"] = "gone.png"
+    code, _, said = here("eval", write_table(tmp_path / "rows.csv", rows), "--split", "all")
+    assert code == 0, said
+    assert "row 6: image 'gone.png': no such file" in said
+    assert "row 11" not in said
+    assert "... 7 rows left out or cut in all" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [

@@ -9,13 +9,19 @@ import pytest
 import torch
 
 from indexer.errors import ConfigError, TrainingError
-from retrieval.models.bridge import Bridge, fit_bridge, mean_recall, recalls, split, through, unit
+from retrieval.encoders.tower import units
+from retrieval.models.bridge import Bridge, fit_bridge, mean_recall, recalls, split, through
 from retrieval.models.bridge_types import WAYS, BridgeOptions, Method
 from retrieval.models.captions.bank import captions, with_article
 from retrieval.training.described import head_from_description
 
 QUICK = BridgeOptions(epochs=2, batch=64)
 TEXTS = [f"caption {number}" for number in range(400)]
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    """Rows at unit length, in float32 as towers give them."""
+    return units(rows.astype(np.float32))
 
 
 def hidden(texts: Sequence[str], width: int, *, seed: int = 0) -> np.ndarray:

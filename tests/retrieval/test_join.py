@@ -24,6 +24,7 @@ from retrieval.models.join import bridge_models, join, read_texts, sound_files, 
 from retrieval.models.model import Model
 from retrieval.models.registry import find_model
 from retrieval.models.trained import load_heads
+from retrieval.render.models import bridge_lines, bundle_lines
 from tests.media import sounds
 from tests.retrieval.conftest import PulledClap
 
@@ -132,6 +133,17 @@ def test_sounds_go_through_the_bridge(joined: tuple[Bundle, BridgeReport], clap:
         assert again(features).numpy() == pytest.approx(expected, abs=1e-4)
 
 
+def test_what_a_pull_of_two_says_is_what_the_bridge_measured(joined: tuple[Bundle, BridgeReport]) -> None:
+    bundle, report = joined
+    lines = "\n".join(bundle_lines(bundle))
+    test = report.scores[report.chosen].test
+    for way, names in (("b to a", f"{NAME} to pictures"), ("a to b", f"pictures to {NAME}")):
+        assert f"{names}: R@1 {100 * test[way]['R@1'].value:.1f} %" in lines
+    assert f"of {report.captions['test']} held-out captions" in lines
+    assert ("WARNING" in lines) is any("WARNING" in line for line in report.lines())
+    assert not bridge_lines(replace(bundle.spec, provenance={}))
+
+
 def test_the_library_s_files_come_along(joined: tuple[Bundle, BridgeReport], clap: Bundle) -> None:
     tower, theirs = joined[0].spec.tower(AUDIO), clap.spec.tower(AUDIO)
     assert tower
@@ -213,11 +225,28 @@ def test_by_name_as_the_command_calls_it(pictures: Bundle, clap: Bundle, tmp_pat
     assert sum(report.captions.values()) == 250
     assert report.lines()[-1] == f"audio of {NAME} now lies in the space of pictures"
     assert set(find_model("named").modalities) == {IMAGE, TEXT, AUDIO}
-    with no_graphs():  # the same two, so the name may go over
-        bridge_models(str(pictures.folder), NAME, name="named", texts=lines, method="ridge")
-    assert find_model("named").bundle.spec.provenance["bridge"]["chosen"] == "ridge"
     with pytest.raises(ConfigError, match="'pictures' belongs to another model") as caught:
         bridge_models(str(pictures.folder), NAME, name="pictures", texts=lines)
     assert "--name" in (caught.value.hint or "")
     with pytest.raises(ConfigError, match="expected one of auto, ridge, procrustes, contrastive"):
         bridge_models(str(pictures.folder), NAME, name="named", method="magic")
+
+
+def test_a_joined_model_is_replaced_on_request_only(pictures: Bundle, clap: Bundle, tmp_path: Path) -> None:
+    lines = tmp_path / "texts.txt"
+    lines.write_text("\n".join(TEXTS[:250]) + "\n", encoding="utf-8")
+
+    def bridge(method: str, *, force: bool = False) -> None:
+        with no_graphs():
+            bridge_models(str(pictures.folder), NAME, name="once", texts=lines, method=method, force=force)
+
+    bridge("procrustes")
+    first = find_model("once").space_id
+    with pytest.raises(ConfigError, match="'once' belongs to another model") as caught:
+        bridge("ridge")
+    assert "--force" in (caught.value.hint or "")
+    assert find_model("once").space_id == first
+    bridge("ridge", force=True)
+    assert find_model("once").bundle.spec.provenance["bridge"]["chosen"] == "ridge"
+    assert find_model("once").space_id != first
+    assert find_model(first).space_id == first  # indexes made with it find it still

@@ -15,7 +15,8 @@ pytest.importorskip("openvino")
 
 from indexer.errors import ConfigError
 from indexer.types import Modality
-from retrieval.models.quantize import FEWEST, quantize_model, recall_at
+from retrieval.models.int8_report import recall_at
+from retrieval.models.quantize import FEWEST, quantize_model
 from retrieval.models.registry import find_model, load_model
 from retrieval.runtime.choose import Placement
 from tests.media import photographs

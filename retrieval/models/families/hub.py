@@ -10,7 +10,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,6 +24,9 @@ PARTIAL = ".part"  # a file that is still being downloaded; the next run goes on
 _CONVERTER = "SFconvertbot"  # proposes safetensors for repositories that have none, as pull requests
 _READ_SIZE = 1 << 20
 _TIMEOUT = 30.0  # seconds for a repository's list of files
+_REACH_TIMEOUT = 8.0  # seconds for any answer at all
+_NO_NETWORK = "check the network (HF_ENDPOINT may name a mirror, HTTPS_PROXY a proxy)"
+_OFFLINE = "unset HF_HUB_OFFLINE"
 Heard = Callable[[int], None]  # so many bytes more are there
 
 
@@ -39,6 +42,7 @@ class Hub:
     cache: Path  # of the hub client; read only
     offline: bool
     token: str | None
+    down: str = ""  # why it cannot be reached, where that is known; then it is not asked again
 
     @classmethod
     def from_environment(cls, token: str | None = None) -> Self:
@@ -56,13 +60,37 @@ class Hub:
             token or get_token(),
         )
 
+    @property
+    def host(self) -> str:
+        """The endpoint as a person names it."""
+        return self.endpoint.partition("://")[2] or self.endpoint
+
+    @property
+    def remedy(self) -> str:
+        """What a user may do where it cannot be asked."""
+        return _OFFLINE if self.offline else _NO_NETWORK
+
+    def reached(self) -> Self:
+        """The same hub, which knows whether it answers: asked once, in a few seconds at the most."""
+        from huggingface_hub import get_session
+
+        if self.offline:
+            return self
+        try:
+            with _told(self.host, ""):
+                get_session().head(self.endpoint, timeout=_REACH_TIMEOUT)
+        except HubUnreachable as error:
+            why = _first(error.__cause__ or error)
+            return replace(self, down=f"the hub {self.host} cannot be reached: {why}")
+        return self
+
     def open(self, repo: str, revision: str = "") -> Repository:
         """A repository at a revision's commit; one in the hub client's cache where the hub is out of reach.
 
         HubUnreachable where neither is; ModelError for a repository or revision that is not there, or that
         is not for everybody.
         """
-        if not self.offline:
+        if not (self.offline or self.down):
             try:
                 return self._ask(repo, revision or MAIN)
             except HubUnreachable:
@@ -71,7 +99,13 @@ class Hub:
                 raise
         if found := self._cached(repo, revision or MAIN):
             return found
-        raise HubUnreachable(f"{repo} is not on this machine, and HF_HUB_OFFLINE is set")
+        if self.down:
+            raise HubUnreachable(f"{self.down}, and {repo} is not on this machine", hint=self.remedy)
+        raise HubUnreachable(f"{repo} is not on this machine, and HF_HUB_OFFLINE is set", hint=self.remedy)
+
+    def may_hold(self) -> bool:
+        """Whether the hub client has kept any model on this machine."""
+        return any(self.cache.glob("models--*"))
 
     def _ask(self, repo: str, revision: str) -> Repository:
         from huggingface_hub import HfApi
@@ -284,13 +318,17 @@ def _told(repo: str, revision: str) -> Iterator[None]:
     except errors.EntryNotFoundError as error:
         raise ModelError(f"a file of {repo} is no longer there: {_first(error)}", hint="try again") from error
     except errors.OfflineModeIsEnabled as error:
-        raise HubUnreachable(f"{repo} is not on this machine, and HF_HUB_OFFLINE is set") from error
+        raise HubUnreachable(
+            f"{repo} is not on this machine, and HF_HUB_OFFLINE is set", hint=_OFFLINE
+        ) from error
     except errors.HfHubHTTPError as error:
         raise _refused(repo, error) from error
     except errors.HFValidationError as error:
         raise ConfigError(f"{repo!r} is no name of a model: {_first(error)}") from error
     except (unheard, ConnectionError, TimeoutError) as error:
-        raise HubUnreachable(f"the hub cannot be reached for {repo}: {_first(error)}") from error
+        raise HubUnreachable(
+            f"the hub cannot be reached for {repo}: {_first(error)}", hint=_NO_NETWORK
+        ) from error
     except OSError as error:
         raise ModelError(f"{repo} cannot be downloaded: {_first(error)}", hint="try again") from error
 

@@ -18,6 +18,7 @@ _CONFIG = "open_clip_config.json"
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9_][\w./-]{0,199}", re.ASCII)
 _SHOWN = 6  # names of an architecture's weights in a hint, at most
+_ARCHS = 5  # architectures like a misspelt one that are looked through for its weights
 _EXAMPLES = "openclip:ViT-B-32/laion2b_s34b_b79k, st:ORG/NAME, clap:ORG/NAME or dir:PATH"
 
 
@@ -142,10 +143,20 @@ def _is_path(rest: str) -> bool:
 def _family_hint(text: str, family: str, colon: bool) -> str:
     from difflib import get_close_matches
 
-    if colon and (near := get_close_matches(family, PREFIXES, n=2, cutoff=0.5)):
-        rest = text.partition(":")[2].strip()
-        return f"did you mean {' or '.join(f'{one}:{rest}' for one in near)} ?"
+    near = get_close_matches(family, PREFIXES, n=2, cutoff=0.5) if colon else []
+    rest = text.partition(":")[2].strip()
+    # A family that is known to have a model of that name goes alone: the other may have none.
+    if names := _known(near, rest) or [f"{one}:{rest}" for one in near]:
+        return f"did you mean {' or '.join(names)} ?"
     return f"write {_EXAMPLES}"
+
+
+def _known(families: list[str], rest: str) -> list[str]:
+    """Names out of the recommended ones' families and repositories, or architectures, that fit a word."""
+    from retrieval.models.families.catalogue import CATALOGUE
+
+    heads = {row.name.partition("/")[0] for row in CATALOGUE}
+    return [name for one in families if (name := f"{one}:{rest}").partition("/")[0] in heads]
 
 
 def _repo_hint(family: str, repo: str) -> str:
@@ -172,7 +183,7 @@ def check_openclip(part: Part) -> None:
         near = _near(part.tag, tags)
         raise ConfigError(
             said if part.tag else f"{part.text!r} does not say which weights",
-            hint=f"did you mean openclip:{part.arch}/{near} ?"
+            hint=f"did you mean openclip:{part.arch}/{near[0]} ?"
             if near
             else f"it has {_some(part.arch, tags)}",
         )
@@ -189,18 +200,25 @@ def _some(arch: str, tags: list[str]) -> str:
 
 
 def _arch_hint(part: Part, archs: list[str]) -> str:
-    whole = f"{part.arch}/{part.tag}"
-    if near := _near(part.arch, archs):
-        return f"did you mean openclip:{near}{f'/{part.tag}' if part.tag else ''} ?"
-    if _REPO.fullmatch(whole):
+    """Names that exist as a whole: of the architectures like it one with such weights, else the first's."""
+    import open_clip
+
+    if near := _near(part.arch, archs, most=_ARCHS):
+        for arch in near if part.tag else ():
+            if part.tag in open_clip.list_pretrained_tags_by_model(arch):
+                return f"did you mean openclip:{arch}/{part.tag} ?"
+        tags = open_clip.list_pretrained_tags_by_model(near[0])
+        if part.tag and (tag := _near(part.tag, tags)):
+            return f"did you mean openclip:{near[0]}/{tag[0]} ?"
+        return f"did you mean {near[0]} ? It has {_some(near[0], tags)}"
+    if _REPO.fullmatch(f"{part.arch}/{part.tag}"):
         return f"a repository of the hub is named openclip:hf-hub:{part.text.partition(':')[2]}"
     return "`triptych models list --available` shows some"
 
 
-def _near(word: str, words: list[str]) -> str | None:
-    """The one of `words` that looks most like a word, letters' case aside."""
+def _near(word: str, words: list[str], *, most: int = 1) -> list[str]:
+    """Those of `words` that look most like a word, letters' case aside, the likest first."""
     from difflib import get_close_matches
 
     lower = {one.lower(): one for one in words}
-    found = get_close_matches(word.lower(), lower, n=1, cutoff=0.6)
-    return lower[found[0]] if found else None
+    return [lower[one] for one in get_close_matches(word.lower(), lower, n=most, cutoff=0.6)]

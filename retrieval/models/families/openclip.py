@@ -8,10 +8,8 @@ open_clip at the top.
 from __future__ import annotations
 
 import contextlib
-import logging
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +27,7 @@ from retrieval.models.families.openclip_config import (
     is_openclip,
     read_config,
 )
+from retrieval.models.quiet import silent
 from retrieval.models.work import staging
 
 if TYPE_CHECKING:
@@ -141,7 +140,7 @@ def write_tokenizer(folder: Path, out: Path, *, trust_remote_code: bool = False)
     config = read_config(folder)
     special = _write_tokenizer(config, out)
     preparer = _preparer(config, special, str(out))
-    with _understood(folder), _quiet():
+    with _understood(folder), silent():
         import open_clip
 
         library = open_clip.get_tokenizer(f"local-dir:{folder}")
@@ -159,7 +158,7 @@ def write_tokenizer(folder: Path, out: Path, *, trust_remote_code: bool = False)
 
 def library_model(config: OpenClipConfig) -> Any:
     """The library's whole model with every weight from safetensors, float32, on the CPU. ModelError."""
-    with _understood(config.folder), _quiet(), _shown(config) as place:
+    with _understood(config.folder), silent(), _shown(config) as place:
         import open_clip
 
         changed: dict[str, Any] = {}
@@ -290,16 +289,3 @@ def _understood(folder: Path) -> Iterator[None]:
             f"open_clip cannot read the model in {folder}: {reason}",
             hint=f"copy the whole model again: {CONFIG}, {WEIGHTS[0]} and the tokenizer's files",
         ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the libraries' log lines and warnings; what matters in them is checked here."""
-    before = logging.root.manager.disable
-    try:
-        logging.disable(logging.WARNING)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

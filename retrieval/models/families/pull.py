@@ -49,6 +49,11 @@ def pull(
     part's and the joined one. ConfigError says what is wrong with a name, whose it is already, or that a
     licence has to be accepted; ModelError why a model cannot be had.
     """
+    if name == STARTER:
+        raise ConfigError(
+            "the starter comes with triptych and is not pulled",
+            hint="build it: triptych models build starter",
+        )
     wanted = parse(name)
     _check_called(called)
     if not force:

@@ -156,6 +156,23 @@ def test_lines_for_a_terminal(evaluation: Evaluation, comparison: Comparison) ->
     assert "*" in compared[2]
 
 
+def test_a_narrow_terminal_gets_a_line_a_metric(evaluation: Evaluation, comparison: Comparison) -> None:
+    wide = evaluation_lines(evaluation, width=200)
+    assert wide == evaluation_lines(evaluation)
+    narrow = evaluation_lines(evaluation, width=80)
+    assert max(map(len, narrow)) <= 80
+    for way in evaluation.directions:
+        place = next(n for n, line in enumerate(narrow) if line.startswith(f"{way.name} "))
+        own = narrow[place + 1 : place + 2 + len(way.metrics)]
+        value, low, high = (100 * getattr(way.metrics["R@5"], name) for name in ("value", "low", "high"))
+        assert own[1].split()[:3] == ["R@5", f"{value:.1f}", f"{low:.1f}..{high:.1f}"]
+        assert own[-1].strip() == "30 queries, 30 candidates"
+    compared = comparison_lines(comparison, "new", "old", width=80)
+    assert max(map(len, compared)) <= 80
+    gain = comparison.directions[0].differences["R@5"]
+    assert any(line.startswith("  R@5") and f"{100 * abs(gain.value):.1f}" in line for line in compared)
+
+
 # The numbers behind the plots
 
 

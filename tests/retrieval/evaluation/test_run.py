@@ -152,6 +152,23 @@ def test_mean_recall_of_an_evaluation_is_the_quick_one() -> None:
     assert found.directions[0].chance == pytest.approx({"R@1": 1 / 40, "R@5": 5 / 40, "R@10": 10 / 40})
 
 
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (1, "among 1 candidate every number is perfect whatever the model"),
+        (2, "among 2 candidates R@10 is 100 % whatever the model"),
+        (10, "among 10 candidates R@10 is 100 % whatever the model"),
+        (11, ""),
+    ],
+)
+def test_numbers_that_any_model_reaches_are_told(rows: int, said: str) -> None:
+    found = evaluate(*random_data(rows), Settings(resamples=10))
+    assert all(way.metrics["R@10"].value == 1 for way in found.directions) or not said
+    assert len(found.cautions) == bool(said)
+    assert said in "".join(found.cautions)
+    assert all(caution.startswith("image to text, text to image: ") for caution in found.cautions)
+
+
 def test_labels_give_several_relevant() -> None:
     vectors, data = random_data()
     found = evaluate(vectors, data, Settings(by_label=True, resamples=20))

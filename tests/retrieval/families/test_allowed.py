@@ -19,7 +19,7 @@ from retrieval.models.families.allowed import (
     choose,
     safe_name,
 )
-from retrieval.models.families.download import allow_list
+from retrieval.models.families.folders import allow_list
 
 POOLED = [
     {"idx": 0, "path": "0_Transformer", "type": "sentence_transformers.models.Transformer"},

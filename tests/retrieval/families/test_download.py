@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -16,8 +17,9 @@ from types import SimpleNamespace
 import pytest
 
 from indexer.errors import ConfigError, ModelError
-from retrieval.models.families.download import Source, fetch, forget_downloads
+from retrieval.models.families.download import fetch, forget_downloads
 from retrieval.models.families.names import parse
+from retrieval.models.families.sources import Source
 from tests.retrieval.families.hub_server import FakeHub, commit_of, serving
 
 WEIGHTS = random.Random(7).randbytes(300_000)
@@ -249,11 +251,35 @@ def test_no_network_says_what_to_copy_where(
         "preprocessor_config.json",
         "https://huggingface.co/acme/sounds/tree/main",
     ):
-        assert word in caught.value.message
+        assert word in (caught.value.hint or "")
     place = home / "cache" / "offline" / "clap-acme-sounds"
-    assert str(place) in caught.value.message
+    assert str(place) in (caught.value.hint or "")
     assert place.is_dir()
-    assert caught.value.hint == "then run the same command again"
+    assert (caught.value.hint or "").startswith("check the network")
+    assert (caught.value.hint or "").endswith("run the same command again")
+
+
+def test_no_network_is_told_before_open_clip_is_imported(
+    hub: FakeHub, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(_part: object) -> None:
+        raise AssertionError("asked what open_clip knows")
+
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("retrieval.models.families.download.wanted_of", slow)
+    heard: list[str] = []
+    with pytest.raises(ModelError, match=r"the hub 127\.0\.0\.1:9 cannot be reached: ") as caught:
+        bring("openclip:ViT-B-32/openai", tmp_path / "out", progress=lambda step, _share: heard.append(step))
+    assert heard == ["looking for the model", "asking 127.0.0.1:9"]
+    assert "HF_HUB_OFFLINE=1" in (caught.value.hint or "")
+
+
+def test_no_network_and_what_the_hub_client_has_is_enough(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    put_in_hub_cache(tmp_path / "hf", "acme/tiny", SENTENCE)
+    assert held(bring("st:acme/tiny", tmp_path / "out").folder) == CHOSEN
 
 
 def test_no_network_and_no_cache_to_write_to_still_gives_advice(
@@ -261,16 +287,17 @@ def test_no_network_and_no_cache_to_write_to_still_gives_advice(
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (home / "cache").write_bytes(b"no folder")
-    with pytest.raises(ModelError, match=r"open_clip_model\.safetensors .* cannot be made: ") as caught:
+    with pytest.raises(ModelError, match=r" cannot be made: ") as caught:
         bring("openclip:ViT-B-32/openai", tmp_path / "out")
-    assert "run the same command again" in (caught.value.hint or "")
+    assert re.search(r"open_clip_model\.safetensors .* run the same command again$", caught.value.hint or "")
 
 
 def test_offline_mode_asks_nobody(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add("acme/tiny", SENTENCE)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ModelError, match=r"HF_HUB_OFFLINE is set.*modules.json"):
+    with pytest.raises(ModelError, match=r"HF_HUB_OFFLINE is set") as caught:
         bring("st:acme/tiny", tmp_path / "out")
+    assert re.match("unset HF_HUB_OFFLINE; .*modules.json", caught.value.hint or "")
     assert not hub.asked
     put_in_hub_cache(tmp_path / "hf", "acme/tiny", SENTENCE)
     source = bring("st:acme/tiny", tmp_path / "out")

@@ -102,7 +102,9 @@ def test_a_join_has_two_parts_in_order() -> None:
     ("text", "message", "hint"),
     [
         ("opnclip:ViT-B-32/openai", "names no model family", "did you mean openclip:ViT-B-32/openai "),
-        ("clip:ViT-B-32/openai", "names no model family", " or openclip:ViT-B-32/openai ?"),
+        ("clip:ViT-B-32/openai", "names no model family", "did you mean openclip:ViT-B-32/openai ?"),
+        ("clip:laion/clap-htsat-unfused", "names no model family", "did you mean clap:laion/clap-htsat-unf"),
+        ("clip:acme/x", "names no model family", "did you mean clap:acme/x or openclip:acme/x ?"),
         ("ViT-B-32", "names no model family", "openclip:ViT-B-32/laion2b_s34b_b79k"),
         ("openclip:", "nothing follows openclip:", "dir:PATH"),
         ("clap:htsat", "is no model of the hub", "https://huggingface.co/ORG/NAME"),
@@ -140,6 +142,9 @@ def test_a_familys_name_is_never_a_path() -> None:
     [
         ("openclip:ViT-B32/openai", "no architecture 'ViT-B32'", "did you mean openclip:ViT-B-32/openai ?"),
         ("openclip:vit-b-32/openai", "no architecture 'vit-b-32'", "openclip:ViT-B-32/openai ?"),
+        ("openclip:ViT-B16/webli", "no architecture 'ViT-B16'", "did you mean ViT-B-16 ? It has openclip:"),
+        ("openclip:ViT-B-32x/laion2b", "no architecture 'ViT-B-32x'", "openclip:ViT-B-32/laion2b_e16 ?"),
+        ("openclip:ViT-B32", "no architecture 'ViT-B32'", "ViT-B-32 ? It has openclip:ViT-B-32/laion2b_s3"),
         ("openclip:ViT-B-32/laion2b_s34b", "no weights 'laion2b_s34b' of ViT-B-32", "laion2b_s34b_b79k ?"),
         ("openclip:ViT-B-32/zzz", "no weights 'zzz' of ViT-B-32", "openclip:ViT-B-32/datacomp_xl_s13b_b90k"),
         ("openclip:ViT-B-32", "does not say which weights", "it has openclip:ViT-B-32/laion2b_s34b_b79k"),
@@ -151,6 +156,17 @@ def test_open_clips_own_words_are_checked_with_suggestions(text: str, message: s
         check_openclip(only(text))
     assert message in caught.value.message
     assert hint in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("arch", ["ViT-B16", "vit-l-14x", "ViT-H14", "coca_ViT-B32", "RN5", "convnext_bas"])
+@pytest.mark.parametrize("tag", ["webli", "openai", "laion2b", "metaclip_fullcc", "datacomp_xl", ""])
+def test_what_is_suggested_for_an_architecture_exists_as_a_whole(arch: str, tag: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_openclip(only(f"openclip:{arch}/{tag}" if tag else f"openclip:{arch}"))
+    named = re.findall(r"openclip:[\w./-]+", caught.value.hint or "")
+    assert named
+    for name in named:
+        check_openclip(only(name))
 
 
 def test_few_of_many_weights_are_named_recommended_ones_first() -> None:

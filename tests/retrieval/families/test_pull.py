@@ -287,15 +287,13 @@ def test_offline_a_tags_configuration_is_written_where_the_weights_go(
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     name = "openclip:ViT-B-16-SigLIP2/webli"
-    with pytest.raises(ModelError, match=r"open_clip_model\.safetensors") as caught:
+    with pytest.raises(ModelError, match=r"timm/ViT-B-16-SigLIP2 is not on this machine") as caught:
         pull(name)
-    assert "tokenizer.json" in caught.value.message
-    assert "timm/ViT-B-16-SigLIP2" in caught.value.message
     place = home / "cache" / "offline" / "openclip-ViT-B-16-SigLIP2-webli"
-    assert str(place) in caught.value.message
-    assert caught.value.hint == "then run the same command again"
+    for word in ("open_clip_model.safetensors", "tokenizer.json", "timm/ViT-B-16-SigLIP2", str(place)):
+        assert word in (caught.value.hint or "")
     (place / "open_clip_model.safetensors").write_bytes(b"w")
-    with pytest.raises(ModelError, match=r"what is there already is not enough: .* has no tokenizer"):
+    with pytest.raises(ModelError, match=r"is not enough: .* has no tokenizer"):
         pull(name)
     (place / "tokenizer.json").write_bytes(b"{}")
     bundle = pull(name)
@@ -315,14 +313,16 @@ def test_offline_the_advice_works_for_one_model_and_for_a_join(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     sounds, pictures = "clap:acme/sounds", "openclip:ViT-B-32/openai"
     offline = home / "cache" / "offline"
-    with pytest.raises(ModelError, match="clap-acme-sounds"):
+    with pytest.raises(ModelError) as caught:
         pull(sounds)
+    assert "clap-acme-sounds" in (caught.value.hint or "")
     write(offline / "clap-acme-sounds", CLAP)
     bundle = pull(sounds)
     assert (bundle.spec.name, bundle.spec.provenance["pulled"]) == (sounds, sounds)
     assert bundle.spec.provenance["copied by hand from"] == "acme/sounds@main"
-    with pytest.raises(ModelError, match="openclip-ViT-B-32-openai"):
+    with pytest.raises(ModelError) as caught:
         pull(f"{pictures}+{sounds}")
+    assert "openclip-ViT-B-32-openai" in (caught.value.hint or "")
     write(offline / "openclip-ViT-B-32-openai", {"open_clip_model.safetensors": b"w"})
     both = pull(f"{pictures}+{sounds}")
     assert joined() == [(pictures, sounds)]

@@ -12,7 +12,7 @@ import pytest
 from indexer import gpu
 from indexer.errors import ConfigError
 from retrieval.runtime import devices
-from retrieval.runtime.devices import CPU, Kind, resolve
+from retrieval.runtime.devices import CPU, Kind, half_of, resolve
 
 ROOT = Path(__file__).parents[3]
 
@@ -47,6 +47,21 @@ def test_auto_prefers_cuda_then_mps_then_the_cpu(monkeypatch: pytest.MonkeyPatch
     assert resolve("auto").places == ("mps",)
     fake(monkeypatch)
     assert resolve("auto") == CPU
+
+
+@pytest.mark.parametrize(("chip", "half"), [(9, "bf16"), (8, "bf16"), (7, "fp16")])
+def test_indexing_and_training_take_the_same_lower_precision(
+    monkeypatch: pytest.MonkeyPatch, chip: int, half: str
+) -> None:
+    import torch
+
+    from retrieval.training.options import TrainOptions
+    from retrieval.training.placement import placed
+
+    fake(monkeypatch, cuda=1, chip=chip)
+    assert resolve("cuda").half == half
+    assert placed(TrainOptions(), torch.device("cuda:0")).precision == half
+    assert half_of("mps") == "fp16"
 
 
 def test_one_of_several_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

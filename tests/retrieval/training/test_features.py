@@ -19,8 +19,10 @@ from indexer.types import FloatArray, Modality
 from retrieval.models.backbones import BACKBONES, Backbone
 from retrieval.training import features
 from retrieval.training.features import FeatureProgress, FeatureWarning, collect_features
+from retrieval.training.manifest import read_pairs
 from retrieval.training.types import Row
 from tests import media
+from tests.retrieval.training.sources import put_table
 from tests.toy import DIM, ToyEncoder, word_vector
 
 ROOT = Path(__file__).parents[3]
@@ -195,6 +197,15 @@ def test_what_fails_costs_its_row_only(tmp_path: Path, towers: dict[Modality, Fe
         assert np.isfinite(found.features[modality]).all()
     again = collect_features(rows, TOYS, cache=tmp_path / "cache", workers=1)  # failures are not remembered
     assert (again.computed, again.reused, set(again.failures)) == (0, 7, set(found.failures))
+
+
+def test_a_tables_row_is_named_by_its_place(tmp_path: Path, towers: dict[Modality, Feature]) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    names = [Path(picture(tmp_path, "red", "red")).name, "broken.png"]
+    table = put_table(tmp_path / "x.jsonl", [{"image": name, "text": "a boat"} for name in names])
+    rows = read_pairs(str(table), cache=tmp_path / "cache").rows
+    found = collect_features(rows, TOYS, cache=tmp_path / "cache", workers=1)
+    assert [where for where, why in found.failures if "left out" in why] == ["row 2"]
 
 
 def test_no_row_left_is_an_error(tmp_path: Path, towers: dict[Modality, Feature]) -> None:

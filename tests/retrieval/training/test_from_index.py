@@ -52,6 +52,8 @@ def test_captions_and_rows_of_several_media(tmp_path: Path) -> None:
     assert crow.image == str(media / "crow.png")
     assert crow.group == copy.group == hash_bytes(picture_bytes()).hex()
     assert crow.id != copy.id
+    assert crow.said_at == "crow.png"
+    assert call.said_at == f"x.jsonl, {tmp_path}/table/owl.wav"  # its key is a hash
     assert owl.modalities == tuple(Modality)
     assert (owl.image, owl.audio) == (str(tmp_path / "table/owl.png"), str(tmp_path / "table/owl.wav"))
     assert (owl.label, owl.split, owl.weight) == ("bird", Split.TEST, 2.0)
