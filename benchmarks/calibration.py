@@ -121,7 +121,6 @@ def reliability(opened: Collection, query: Modality, modality: Modality) -> dict
         told.append(probability)
         right.append(_relevant(opened, row, rows, same_kind=same))
     probability, relevant = np.concatenate(told).astype(float), np.concatenate(right)
-    table = _bins(probability, relevant)
     base = float(relevant.mean())
     brier = float(((probability - relevant) ** 2).mean())
     against = base * (1 - base)
@@ -129,11 +128,11 @@ def reliability(opened: Collection, query: Modality, modality: Modality) -> dict
         "queries": len(asked),
         "shown": len(relevant),
         "base rate": round(base, 4),
-        "calibration error": round(sum(n * abs(p - y) for n, p, y in table) / len(relevant), 4),
+        "calibration error": error_of(probability, relevant),
         "Brier": round(brier, 4),
         "Brier skill": round(1 - brier / against, 4) if against else None,
         "cut": opened.calibration.cut(query, modality),
-        "reliability": [[n, round(p, 4), round(y, 4)] for n, p, y in table],
+        "reliability": [[n, round(p, 4), round(y, 4)] for n, p, y in _bins(probability, relevant)],
     }
 
 
@@ -228,6 +227,11 @@ def _relevant(opened: Collection, row: int, rows: npt.NDArray, *, same_kind: boo
     if same_kind:
         alike |= np.array([opened.rows[one]["label"] == opened.rows[row]["label"] for one in rows])
     return np.asarray(alike, bool)
+
+
+def error_of(probability: npt.NDArray, relevant: npt.NDArray[np.bool_]) -> float:
+    """The calibration error: how far bins of equal mass are from their share of relevant ones, on average."""
+    return round(sum(n * abs(p - y) for n, p, y in _bins(probability, relevant)) / len(relevant), 4)
 
 
 def _bins(probability: npt.NDArray, relevant: npt.NDArray) -> list[tuple[int, float, float]]:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import sys
-from itertools import groupby
-
+from reliability import draw
 from tables import HERE, Json, ranged, read, short, table, write
 
-PLOT = HERE / "reliability.svg"
 WAYS = ("dense", "lexical", "fused", "auto")
 KINDS = {
     "A and not cartoon": "a folder, not 'a cartoon'",
@@ -121,6 +117,23 @@ def calibration() -> str:
         for pair, each in read("calibration")["pairs"].items()
     ]
     return table(["query to hit", "hits", "base rate", "calibration error", "Brier skill", "cut-off"], rows)
+
+
+def few() -> str:
+    """Error and skill in collections of few, by pair of modalities and by how many there are of each."""
+    found: dict[tuple[str, str], dict[int, str]] = {}
+    for each in read("few_segments")["rows"]:
+        asked, hits = each["of the query's"], each["of the hits'"]
+        cell = f"{short(each['few']['calibration error'])}, {short(each['few']['Brier skill'])}"
+        places = ("as few", str(hits)) if asked > 29 else ("as few" if hits == asked else str(hits),)
+        for place in places:
+            found.setdefault((each["pair"], place), {})[min(asked, 30)] = cell
+    rows = [
+        [pair, hits, *(cells.get(size, "") for size in (10, 20, 29, 30))]
+        for (pair, hits), cells in sorted(found.items())
+        if 10 in cells
+    ]
+    return table(["query to hit", "of the hits' kind", "10 of the query's", "20", "29", "46 or 120"], rows)
 
 
 def mixed() -> str:
@@ -254,6 +267,36 @@ def concepts() -> str:
     return table([*head, "at 0.5: precision, recall", "Brier skill"], rows)
 
 
+def concept_kinds() -> str:
+    """Concepts from examples of one modality and of two."""
+    rows = []
+    for other, called in (("audio", "sounds"), ("text", "captions")):
+        found = read("concept_terms")["test"]["examples of two modalities"][other]
+        for name, examples in (("pictures", "3 pictures"), (other, f"3 {called}"), ("both", "both")):
+            cells = [
+                f"{short(each['average precision'])}; {short(each['precision'])}, {short(each['recall'])}"
+                for each in (found[name]["image"], found[name][other])
+            ]
+            rows.append([f"pictures and {called}, {found['folders']}", examples, *cells])
+    return table(["what is searched, folders", "examples", "pictures", "sounds or captions"], rows)
+
+
+def concept_words() -> str:
+    """A concept beside a word of captions."""
+    found = read("concept_terms")["test"]["beside words"]
+    ways = [way for way in found["and"] if way not in ("folders", "concept and word less concept")]
+    rows = [
+        [
+            way,
+            ranged(found["and"][way]),
+            ranged(found["not"][way]),
+            short(found["not"][f"{way}: forbidden"][0]),
+        ]
+        for way in ways
+    ]
+    return table(["ranked by", "and a word, mAP@10", "not a word, mAP@10", "forbidden among ten"], rows)
+
+
 def explain() -> str:
     """Where the heat falls."""
     found = read("explain")["test half"]
@@ -320,78 +363,20 @@ def _timed(way: str, took: float, plain: float, stages: Json) -> list[str]:
     return [way, f"{took:.1f} ms", f"{took / plain:.2f}x", *(f"{one:.1f}" for one in (*named, rest))]
 
 
-# The plot
-
-SIDE, GAP, LEFT, TOP = 170, 56, 46, 42  # of a panel, between panels, and before the first, in pixels
-TICKS = (0.0, 0.05, 0.2, 0.5, 1.0)
-ACROSS = 3
-
-
-def plot() -> str:
-    """Reliability: a panel a pair of modalities, both axes square roots, a point a bin of equal mass."""
-    pairs = read("calibration")["pairs"]
-    ordered = [list(group) for _, group in groupby(pairs, key=lambda pair: pair.split()[0])]
-    width, height = LEFT + ACROSS * (SIDE + GAP), TOP + len(ordered) * (SIDE + GAP)
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
-        f'height="{height}" font-family="sans-serif" font-size="11" fill="#222">',
-        "<title>Reliability of probabilities, by modality of the query and of the hit</title>",
-        f'<rect width="{width}" height="{height}" fill="#fff"/>',
-        f'<text x="{LEFT}" y="16">Across: probability that was told. Up: share that was right, '
-        "with 95 % intervals.</text>",
-    ]
-    for down, group in enumerate(ordered):
-        for across, pair in enumerate(group):
-            left, top = LEFT + across * (SIDE + GAP), TOP + down * (SIDE + GAP)
-            lines += [f'<g transform="translate({left} {top})">', *panel(pair, pairs[pair]), "</g>"]
-    return "\n".join([*lines, "</svg>"]) + "\n"
-
-
-def panel(pair: str, found: Json) -> list[str]:
-    """One pair's frame, diagonal and points."""
-    lines = [
-        f'<text x="0" y="-6" font-weight="bold">{pair}</text>',
-        f'<rect width="{SIDE}" height="{SIDE}" fill="none" stroke="#888"/>',
-        f'<line x1="0" y1="{SIDE}" x2="{SIDE}" y2="0" stroke="#bbb" stroke-dasharray="4 3"/>',
-    ]
-    for tick in TICKS:
-        lines.append(f'<text x="{place(tick)}" y="{SIDE + 14}" text-anchor="middle">{tick:g}</text>')
-        lines.append(f'<text x="-5" y="{place(tick, up=True)}" dy="4" text-anchor="end">{tick:g}</text>')
-    for count, told, right in found["reliability"]:
-        low, high = wilson(right, count)
-        x = place(told)
-        lines.append(
-            f'<line x1="{x}" y1="{place(low, up=True)}" x2="{x}" y2="{place(high, up=True)}" stroke="#8ab"/>'
-        )
-        lines.append(f'<circle cx="{x}" cy="{place(right, up=True)}" r="3" fill="#146"/>')
-    return lines
-
-
-def place(share: float, *, up: bool = False) -> str:
-    """Where a share in [0, 1] stands on an axis, in pixels; from below if `up`."""
-    far = SIDE * math.sqrt(share)
-    return f"{SIDE - far if up else far:.1f}"
-
-
-def wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share of `count`, within [0, 1]."""
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def draw() -> None:
-    """Write the plot, or with `--check` exit 1 where it is stale."""
-    drawn = plot()
-    if "--check" not in sys.argv:
-        PLOT.write_text(drawn, encoding="utf-8")
-    elif not PLOT.is_file() or PLOT.read_text(encoding="utf-8") != drawn:
-        sys.exit(1)
-
-
 WHOLE = (steps, whole_image, whole_text, whole_audio)
-STAGES = (hubness_gains, hubness_banks, hubness_ways, calibration, mixed, empty, words, engines, rerank)
-OTHERS = (composed, combinations, concepts, explain, copies, joined, made, speed)
+STAGES = (hubness_gains, hubness_banks, hubness_ways, calibration, few, mixed, empty, words, engines, rerank)
+OTHERS = (
+    composed,
+    combinations,
+    concepts,
+    concept_kinds,
+    concept_words,
+    explain,
+    copies,
+    joined,
+    made,
+    speed,
+)
 
 if __name__ == "__main__":
     draw()

@@ -58,15 +58,29 @@ def run_calibrate(index: Path, *, dry_run: bool = False, forget: bool = False) -
     if forget:
         if not dry_run:
             keep_calibration(index, None)
-        say("the model's own calibration is used again")
+        say(f"the model's own calibration {'would be' if dry_run else 'is'} used again")
         return None
     found = calibrate_index(index)
     if not dry_run:
         keep_calibration(index, found)
+    for line in calibration_lines(found):
+        say(line)
+    say("nothing was changed" if dry_run else "kept in the index; --forget takes it away")
+    return found
+
+
+def calibration_lines(found: Calibration) -> list[str]:
+    """What a calibration was fitted on, a line a pair of modalities, and the pairs that had too little."""
+    lines = []
     for (query, modality), line in sorted(found.lines.items()):
         told = found.said["fitted on"][f"{query}/{modality}"]
-        say(
-            f"{query} to {modality}: {told['relevant']} right among {told['shown']} shown, "
-            f"hits are shown from {line.cut:.2f} on"
+        lines.append(
+            f"{query} to {modality}: {told['relevant']} right among {told['shown']} shown; "
+            f"a list is shown where its best hit has {100 * line.cut:.0f} % or more"
         )
-    return found
+    for pair, told in sorted(found.said.get("too few", {}).items()):
+        lines.append(
+            f"{pair.replace('/', ' to ')}: only {told['relevant']} right among {told['shown']} shown,"
+            " too few; the model's own is used"
+        )
+    return lines

@@ -14,7 +14,7 @@ from indexer.errors import ConfigError
 from retrieval.commands.place import IndexFlag, chosen_index, modalities, say_build
 from retrieval.commands.talk import JsonFlag, ModelFlag, print_json, say
 from retrieval.config import load_settings
-from retrieval.render.escape import printable
+from retrieval.render.escape import near, printable, snippet
 
 if TYPE_CHECKING:
     from retrieval.query.concepts.concept import Concept
@@ -138,8 +138,8 @@ def marked(
     """The ranks of hits that were said to be good and to be bad. `ask` gives an answer, "" at its end."""
     sides: dict[str, list[int]] = {"y": [], "n": []}
     for hit in hits:
-        shown = hit.path or hit.text or hit.item_id
-        show(printable(f"{hit.rank}/{hits[-1].rank}  {shown}{f'  {hit.where}' if hit.where else ''}"))
+        shown = near(hit.path) if hit.path else snippet(hit.text or hit.item_id)
+        show(f"{hit.rank}/{hits[-1].rank}  {shown}{f'  {hit.where}' if hit.where else ''}")
         while (answer := ask().strip().lower()[:1]) not in ("y", "n", "s", "q", ""):
             show("  y, n, s or q")
         if answer in ("q", ""):
@@ -161,7 +161,7 @@ def list_concepts(index: IndexFlag = None, as_json: JsonFlag = False) -> None:
     elif not found:
         say("there is no concept yet: triptych concept learn NAME --yes a.jpg b.jpg")
     for one in [] if as_json else found:
-        print(f"{one.name}  {one.modality}, {one.yes} good, {one.no} bad; {measured_line(one.measured)}")
+        print(f"{one.name}  {kinds_of(one)}, {one.yes} good, {one.no} bad; {short_line(one.measured)}")
 
 
 @concepts_app.command(epilog="Example: triptych concept show my-boat")
@@ -235,6 +235,9 @@ def _teach(
     else:
         for line in concept_lines(concept):
             say(line)
+    if weak := weak_line(concept):
+        say(weak)
+    if not as_json:
         say(f"search it: triptych search concept:{name}")
 
 
@@ -264,11 +267,42 @@ def concept_lines(concept: Concept) -> list[str]:
         for one in concept.examples
     ]
     against = f"against {concept.others} others of the collection" if concept.others else "without others"
+    of_each = concept.measured_of if len(concept.measured_of) > 1 else {}
     return [
-        f"{concept.name}  {concept.modality}, {concept.yes} good, {concept.no} bad, {against}",
+        f"{concept.name}  {kinds_of(concept)}, {concept.yes} good, {concept.no} bad, {against}",
         measured_line(concept.measured),
+        *(f"  {modality}: {measured_line(one)}" for modality, one in of_each.items()),
         *examples,
     ]
+
+
+def kinds_of(concept: Concept) -> str:
+    """The modalities of the good examples, that of most of them first."""
+    kinds = [one.modality for one in concept.examples if one.good]
+    others = [one for one in dict.fromkeys(kinds) if one is not concept.modality]
+    return " and ".join([concept.modality, *others])
+
+
+def weak_line(concept: Concept) -> str | None:
+    """A warning where no example, or none of a modality, was found by the others; None where some were."""
+    if concept.measured is not None and not concept.measured.yes_found:
+        kinds, advice = "", "its order may be good, its probabilities are low; more examples help"
+    else:
+        missed = [modality for modality, one in concept.measured_of.items() if not one.yes_found]
+        if not missed:
+            return None
+        kinds, advice = f"{' or '.join(missed)} ", "give more of that kind, or learn a concept of it alone"
+    return (
+        f"warning: no {kinds}example would be taken for {concept.name}, at a probability of one half, by what"
+        f" the others have in common; {advice}"
+    )
+
+
+def short_line(measured: Measured | None) -> str:
+    """The beginning of `measured_line`, for a list of concepts."""
+    if measured is None:
+        return "not measured"
+    return f"found {measured.yes_found} of {measured.yes} good ones that were left out"
 
 
 def measured_line(measured: Measured | None) -> str:
@@ -276,15 +310,12 @@ def measured_line(measured: Measured | None) -> str:
     if measured is None:
         return "not measured: that takes two good examples"
     recall, low, high = measured.recall
-    text = (
-        f"found {measured.yes_found} of {measured.yes} good ones that were left out"
-        f" (recall {recall:.2f}, 95 % interval {low:.2f}-{high:.2f})"
-    )
+    text = f"{short_line(measured)} (recall {recall:.2f}, 95 % interval {low:.2f}-{high:.2f})"
     if measured.no:
         text += f", {measured.no_found} of {measured.no} bad ones"
     if measured.others:
         text += f", {measured.others_found} of {measured.others} others, which may be good too"
-    if measured.yes_found + measured.no_found + measured.others_found:
+    if measured.yes_found:
         precision, low, high = measured.precision
         at_least = "at least " if measured.others_found else ""
         text += f" (precision {at_least}{precision:.2f}, {low:.2f}-{high:.2f})"
@@ -304,8 +335,13 @@ def concept_json(concept: Concept) -> dict[str, Any]:
         "yes": concept.yes,
         "no": concept.no,
         "others": concept.others,
-        "measured": None
-        if measured is None
-        else asdict(measured) | {"recall": measured.recall, "precision": measured.precision},
+        "measured": None if measured is None else _measured_json(measured),
+        "measured_of": {modality: _measured_json(one) for modality, one in concept.measured_of.items()},
         "examples": [asdict(one) for one in concept.examples],
     }
+
+
+def _measured_json(measured: Measured) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(measured) | {"recall": measured.recall, "precision": measured.precision}

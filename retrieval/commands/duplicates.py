@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -50,7 +50,8 @@ def duplicates(
         rest = [file for group in groups for file in group.files[1:]]
         sys.stdout.buffer.write(b"".join(os.fsencode(file.path) + end for file in rest))
     elif groups:
-        print("\n".join(line for group in groups for line in _lines(group)))
+        print("\n\n".join("\n".join(_lines(group)) for group in groups))
+        say(_summary(groups))
     else:
         say("no duplicates")
     raise typer.Exit(0 if groups else 1)
@@ -79,10 +80,20 @@ def _group_json(group: DuplicateGroup) -> dict[str, Any]:
 
 def _lines(group: DuplicateGroup) -> list[str]:
     """A heading, and a line a file: what it is, how large, where."""
+    from retrieval.render.escape import near
+
     heading = f"{len(group.files)} {'copies' if group.exact else 'alike'} ({group.modality})"
-    cells = [(_extent(file), _bytes(file.size), _path(file)) for file in group.files]
+    cells = [(_extent(file), _bytes(file.size), near(file.path)) for file in group.files]
     widths = [max(len(row[column]) for row in cells) for column in (0, 1)]
     return [heading, *(f"  {a:>{widths[0]}}  {b:>{widths[1]}}  {path}" for a, b, path in cells)]
+
+
+def _summary(groups: Sequence[DuplicateGroup]) -> str:
+    """How much there is beside the best of each group."""
+    rest = [file for group in groups for file in group.files[1:]]
+    many = "1 group" if len(groups) == 1 else f"{len(groups)} groups"
+    files = "1 file" if len(rest) == 1 else f"{len(rest)} files"
+    return f"{many}; beside the best of each {files}, {_bytes(sum(file.size for file in rest))}"
 
 
 def _extent(file: DuplicateFile) -> str:
@@ -100,11 +111,3 @@ def _bytes(size: int) -> str:
             break
         value /= 1000
     return f"{value:.0f} {unit}" if value >= 10 or unit == "B" else f"{value:.1f} {unit}"
-
-
-def _path(file: DuplicateFile) -> str:
-    from retrieval.render.escape import printable
-
-    here = str(Path.cwd())
-    below = file.path.startswith(here.rstrip(os.sep) + os.sep)
-    return printable(os.path.relpath(file.path, here) if below else file.path)

@@ -15,6 +15,7 @@ from retrieval.commands.place import IndexFlag, chosen_index, modalities, say_bu
 from retrieval.commands.talk import JsonFlag, ModelFlag, print_json, say
 from retrieval.commands.terms import AddFlag, JsonQueryFlag, NotFlag, WeightFlag, expression_of
 from retrieval.config import load_settings
+from retrieval.render.escape import printable
 
 if TYPE_CHECKING:
     from retrieval.query.explain.types import Explanation
@@ -53,8 +54,11 @@ def explain(
     """
     from retrieval.query.explain.explain import explain as explained
     from retrieval.query.searcher import Searcher
+    from retrieval.render.drawing import check_folder
     from retrieval.types import Request
 
+    if png is not None:
+        check_folder(png)  # before a hundred passes, not after them
     *asked, target = arguments
     settings = load_settings()
     if asked or add or no or json_query:
@@ -84,19 +88,31 @@ def _last(index: Path | None, within: str | None, hubness: bool | None) -> tuple
 
 
 def _show(found: Explanation, png: Path | None, *, as_json: bool) -> None:
-    from retrieval.render.heat import explanation_json, explanation_lines, write_png
+    from retrieval.render.heat import explanation_json, explanation_lines
 
+    fault: ConfigError | None = None
+    if png is not None:  # drawn first: who reads the lines may close the pipe after the first few
+        try:
+            _draw(found, png)
+        except ConfigError as error:
+            fault = error
     if as_json:
         print_json(explanation_json(found))
     else:
         print("\n".join(explanation_lines(found, colour=_colours())))
-    if png is None:
-        return
-    heat = found.best.heat
-    if heat is None:
+    if fault is not None:
+        raise fault
+
+
+def _draw(found: Explanation, png: Path) -> None:
+    """The heat of the term that matches best, as a picture."""
+    from retrieval.render.drawing import write_png
+
+    best = found.best
+    if best.heat is None:
         raise ConfigError("there is nothing to draw", hint=found.note)
-    write_png(heat, png)
-    say(f"heat of {found.best.label}: {png}")
+    write_png(best.heat, png, f'"{best.label}": cosine {best.cosine:.3f}')
+    say(printable(f"heat of {best.label}: {png}"))
 
 
 def _colours() -> bool:

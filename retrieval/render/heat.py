@@ -1,22 +1,21 @@
-"""Explanations as shown: each stage's numbers, heat maps in the terminal and as PNG, words marked."""
+"""Explanations as shown: each stage's numbers, heat maps in the terminal, words marked; and as JSON.
+
+Heat maps as PNG stand in drawing.py.
+"""
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from indexer.errors import ConfigError
-from retrieval.render.escape import printable
+from retrieval.render.drawing import blended, over_picture
+from retrieval.render.escape import near, printable
 from retrieval.types import clock
 
 if TYPE_CHECKING:
-    from indexer.types import FloatArray
     from retrieval.query.explain.types import Explanation, Heat, PictureHeat, SoundHeat, TermEffect, Words
 
 COLUMNS = 40  # of a picture in the terminal
@@ -24,19 +23,13 @@ MOST_ROWS = 30  # of one; a tall picture gets fewer columns
 SHADES = " .:-=+*#%@"  # from no effect to the greatest
 STRONG = 0.5  # share of the greatest effect from which a word is marked
 CELL = 7  # columns of a cell of a sound
-PNG_SIDE = 512  # pixels, the longer side of a small picture
-PNG_CELL = 64  # pixels of a cell of a sound
-FOR, AGAINST = (255, 40, 0), (0, 90, 255)  # RGB of what adds and of what takes away
-COVER = 0.65  # of the picture, where the effect is greatest
 UNDERLINE, DIM, PLAIN = "\x1b[4;1m", "\x1b[2m", "\x1b[0m"
-
-RGB = npt.NDArray[np.uint8]
 
 
 def explanation_lines(found: Explanation, *, colour: bool) -> list[str]:
     """Everything about a hit, as lines: its stages, then what adds to each term."""
     hit = found.hit
-    name = printable(f"(row {hit.key or hit.item_id})" if hit.path is None else _near(hit.path))
+    name = printable(f"(row {hit.key or hit.item_id})") if hit.path is None else near(hit.path)
     place = (
         f"hit {hit.rank}" if hit.rank else "not among the best hits" if found.indexed else "not in the index"
     )
@@ -45,12 +38,6 @@ def explanation_lines(found: Explanation, *, colour: bool) -> list[str]:
     for term in found.terms:
         lines += ["", *_term_lines(term, colour=colour)]
     return [*lines, "", printable(found.note)] if found.note else lines
-
-
-def _near(path: str) -> str:
-    """A path below the working folder as seen from there, any other as it is."""
-    here = str(Path.cwd()).rstrip(os.sep) + os.sep
-    return path.removeprefix(here)
 
 
 def _stage_lines(found: Explanation) -> Iterator[str]:
@@ -64,12 +51,13 @@ def _stage_lines(found: Explanation) -> Iterator[str]:
         yield line if told.probability is None else f"{line}, probability {told.probability:.2f}"
     if stages.lexical is not None:
         words = ", ".join(map(printable, stages.lexical.words))
-        yield f"   words: {words}; BM25 {stages.lexical.score:.2f}, rank {stages.lexical.rank}"
+        rank = f", rank {stages.lexical.rank}" if stages.lexical.rank else ""
+        yield f"   words: {words}; BM25 {stages.lexical.score:.2f}{rank}"
     if stages.fused is not None:
         yield f"   ranks fused: {stages.fused:.4f}"
     if stages.reranked is not None:
         yield f"   second stage: {stages.reranked:.3f}"
-    if found.hit.probability is not None:
+    if found.hit.probability is not None and len(stages.terms) > 1:
         yield f"   probability in all: {found.hit.probability:.2f}"
 
 
@@ -109,59 +97,6 @@ def words_line(words: Words, *, colour: bool) -> str:
     return line + printable(text[end:])
 
 
-def png_of(heat: Heat) -> RGB:
-    """A picture (height, width, 3) of a heat map. ConfigError for words."""
-    from retrieval.query.explain.types import PictureHeat, SoundHeat
-
-    if isinstance(heat, PictureHeat):
-        return _over_picture(heat, _sized(heat.picture.shape[:2], PNG_SIDE))
-    if isinstance(heat, SoundHeat):
-        cells = blended(np.full((*heat.effect.shape, 3), 255, np.uint8), heat.heat, cover=1.0)[::-1]
-        return np.repeat(np.repeat(cells, PNG_CELL, axis=0), PNG_CELL, axis=1)
-    raise ConfigError("--png draws pictures and sounds, and this is a text", hint="leave it out")
-
-
-def write_png(heat: Heat, path: Path) -> None:
-    """Write `png_of` a heat map. ConfigError where its folder is not there, OSError where it cannot be."""
-    if not path.absolute().parent.is_dir():
-        raise ConfigError(f"there is no folder {path.absolute().parent}", hint="make it first")
-    from io import BytesIO
-
-    from PIL import Image
-
-    from indexer.fsio import write_atomic
-
-    buffer = BytesIO()
-    Image.fromarray(png_of(heat)).save(buffer, "PNG")
-    write_atomic(path, buffer.getvalue())
-
-
-def blended(picture: RGB, heat: FloatArray, *, cover: float = COVER) -> RGB:
-    """A picture (h, w, 3) under heat (h, w) in [-1, 1]: red adds, blue takes away."""
-    over = np.where(heat[..., None] > 0, np.array(FOR, np.float32), np.array(AGAINST, np.float32))
-    weight = cover * np.abs(heat)[..., None]
-    return np.asarray(picture * (1 - weight) + over * weight + 0.5, np.float32).clip(0, 255).astype(np.uint8)
-
-
-def _over_picture(heat: PictureHeat, size: tuple[int, int]) -> RGB:
-    """The picture at (height, width) with its heat, smooth between the middles of cells."""
-    from PIL import Image
-
-    wide = size[1], size[0]
-    picture = np.asarray(
-        Image.fromarray(np.ascontiguousarray(heat.picture)).resize(wide, Image.Resampling.BICUBIC)
-    )
-    grey = picture.mean(axis=2, keepdims=True)
-    calm = (0.5 * picture + 0.5 * grey).astype(np.uint8)  # so that its own reds are no heat
-    smooth = np.asarray(Image.fromarray(heat.heat).resize(wide, Image.Resampling.BILINEAR))
-    return blended(calm, smooth)
-
-
-def _sized(shape: tuple[int, ...], longest: int) -> tuple[int, int]:
-    scale = longest / max(shape)
-    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
-
-
 def _columns(shape: tuple[int, ...]) -> int:
     """Columns of a picture in the terminal, whose characters are twice as high as wide."""
     return max(2, min(COLUMNS, round(MOST_ROWS * 2 * shape[1] / shape[0])))
@@ -172,7 +107,7 @@ def _picture_colours(heat: PictureHeat) -> list[str]:
     height, width = heat.picture.shape[:2]
     columns = _columns((height, width))
     rows = 2 * max(1, round(columns * height / width / 2))
-    pixels = _over_picture(heat, (rows, columns))
+    pixels = over_picture(heat, (rows, columns))
     return [
         "".join(f"{_code(38, top)}{_code(48, low)}▀" for top, low in zip(*pair, strict=True)) + PLAIN
         for pair in pixels.reshape(rows // 2, 2, columns, 3).tolist()

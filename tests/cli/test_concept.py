@@ -6,18 +6,28 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from indexer.errors import TriptychError
+from indexer.errors import ConfigError, TriptychError
 from indexer.snapshot import Snapshot
 from indexer.types import Modality, Source
 from retrieval.commands import concepts
-from retrieval.commands.concepts import concepts_app, marked, measured_line, spread
-from retrieval.query.concepts.concept import load, names
+from retrieval.commands.concepts import (
+    concept_json,
+    concept_lines,
+    concepts_app,
+    marked,
+    measured_line,
+    spread,
+    weak_line,
+)
+from retrieval.query.concepts.concept import Concept, Line, Marked, load, names
 from retrieval.query.concepts.probe import Measured
 from retrieval.query.searcher import Searcher
 from retrieval.types import Hit
@@ -166,7 +176,51 @@ def test_what_was_measured_in_words() -> None:
     )
     nothing = measured_line(Measured(yes=2, yes_found=0, no=0, no_found=0, others=9, others_found=0))
     assert nothing.endswith("(recall 0.00, 95 % interval 0.00-0.66), 0 of 9 others, which may be good too")
+    missed = measured_line(Measured(yes=2, yes_found=0, no=0, no_found=0, others=9, others_found=1))
+    assert missed.endswith(
+        "1 of 9 others, which may be good too"
+    )  # the precision of no right one says nothing
     assert measured_line(None) == "not measured: that takes two good examples"
+
+
+def mixed(sounds_found: int) -> Concept:
+    """A concept of two pictures and three sounds, of which so many were found."""
+    of_each = {
+        Modality.IMAGE: Measured(2, 2, 0, 0, 50, 1),
+        Modality.AUDIO: Measured(3, sounds_found, 0, 0, 20, 0),
+    }
+    kinds = [Modality.AUDIO] * 3 + [Modality.IMAGE] * 2
+    marked_ones = tuple(Marked(f"{n}", True, one, "00" * 16, True) for n, one in enumerate(kinds))
+    line = Line(1.0, 0.0)
+    whole = Measured(5, 2 + sounds_found, 0, 0, 70, 1)
+    lines = {Modality.IMAGE: line, Modality.AUDIO: line}
+    return Concept("purr", "s", None, np.ones(1, np.float32), lines, marked_ones, 70, whole, of_each)
+
+
+def test_a_modality_none_of_which_was_found_is_warned_of() -> None:
+    assert weak_line(mixed(1)) is None
+    line = weak_line(mixed(0))
+    assert line is not None
+    assert line.startswith("warning: no audio example would be taken for purr")
+    none = replace(mixed(0), measured=Measured(5, 0, 0, 0, 70, 1))
+    assert (weak_line(none) or "").startswith("warning: no example would be taken for purr")
+    lines = concept_lines(mixed(0))
+    assert lines[0].startswith("purr  audio and image, 5 good")
+    assert [one.split(";")[0] for one in lines if one.startswith("  audio: found 0 of 3")]
+    assert concept_json(mixed(0))["measured_of"]["audio"]["yes"] == 3
+
+
+def test_learning_warns_on_stderr(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(concepts, "weak_line", lambda _: "warning: none was found")
+    code, out, said = run(index, "learn", "boat", "--yes", "/media/a.png", "/media/b.png", "--json")
+    assert (code, said) == (0, "warning: none was found\n")
+    assert json.loads(out)["name"] == "boat"
+
+
+def test_an_export_into_no_folder_names_the_folder(index: Path, tmp_path: Path) -> None:
+    run(index, "learn", "boat", "--yes", "/media/a.png")
+    with pytest.raises(ConfigError, match="there is no folder"):
+        run(index, "export", "boat", str(tmp_path / "none" / "boat.json"))
 
 
 def test_the_command_itself(tmp_path: Path, home: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from indexer.errors import ModelError, QueryError
 from indexer.snapshot import Snapshot
 from indexer.types import FloatArray, Modality
+from retrieval.commands import calibrate as command
 from retrieval.commands.calibrate import calibrate_index, keep_calibration
 from retrieval.query.scores.calibrate import SHIPPED, Calibration, Line, features
 from retrieval.query.scores.calibration_fit import Answers, best_cut, best_of, fitted, logistic, shown_in
@@ -170,6 +171,41 @@ def test_an_index_is_calibrated_on_its_own_captions(tmp_path: Path, monkeypatch:
     keep_calibration(index, None)
     with Snapshot.open(index) as snapshot:
         assert Calibration.of(model, snapshot) is None  # type: ignore[arg-type]
+
+
+def test_what_calibrate_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = Line((1.0, 0.0), 0.0, 0.04)
+    few = {"image/audio": {"shown": 90, "relevant": 3}}
+    fitted_on = {"text/image": {"shown": 400, "relevant": 30}}
+    found = Calibration({(TEXT, IMAGE): line}, {"fitted on": fitted_on, "too few": few})
+    kept = list[Calibration | None]()
+    monkeypatch.setattr(command, "calibrate_index", lambda _: found)
+    monkeypatch.setattr(command, "keep_calibration", lambda _, one: kept.append(one))
+    command.run_calibrate(tmp_path, dry_run=True)
+    command.run_calibrate(tmp_path, dry_run=True, forget=True)
+    assert kept == []
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("text to image: 30 right among 400 shown; a list is shown where")
+    assert said[0].endswith("4 % or more")
+    assert said[1].startswith("image to audio: only 3 right among 90 shown")
+    assert said[2:] == ["nothing was changed", "the model's own calibration would be used again"]
+    command.run_calibrate(tmp_path)
+    command.run_calibrate(tmp_path, forget=True)
+    assert kept == [found, None]
+
+
+def test_pairs_with_too_few_right_ones_are_named() -> None:
+    random = np.random.default_rng(0)
+    rows = random.standard_normal((60, 8)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    never = np.zeros((60, 60), bool)
+    never[0, 0] = True
+    answers = Answers(rows, rows, np.arange(60), never, np.zeros_like(never), rows, ~np.eye(60, dtype=bool))
+    found = fitted({(TEXT, IMAGE): answers})
+    assert found.lines == {}
+    assert found.said["too few"]["text/image"]["relevant"] <= 3  # one query, in three sizes of collection
 
 
 def _alike(plain):  # type: ignore[no-untyped-def]

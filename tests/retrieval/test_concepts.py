@@ -155,6 +155,22 @@ def test_probabilities_tell_its_kind_from_the_rest(media: Path, snapshot: Snapsh
     assert np.array_equal(probability(concept, found.score, Modality.AUDIO), told)  # there was no sound
 
 
+def test_examples_of_two_modalities_are_measured_apart(media: Path, snapshot: Snapshot) -> None:
+    concept = learn(snapshot, None, "red", [*paths(media, "red0", "red1", "red2"), str(media / "note0.md")])
+    assert {one: told.yes for one, told in concept.measured_of.items()} == {
+        Modality.IMAGE: 3,
+        Modality.TEXT: 1,
+    }
+    found = snapshot.search(Modality.IMAGE, concept.direction, 30)
+    told = probability(concept, found.score, Modality.IMAGE)
+    assert told[:6].min() > 0.5 > told[6:].max()
+    again = from_bytes(to_bytes(concept), called="it")
+    assert again.measured_of == concept.measured_of
+    document = json.loads(to_bytes(concept))
+    del document["measured_of"]  # as it was written before
+    assert from_bytes(json.dumps(document).encode(), called="it").measured_of == {}
+
+
 def test_a_modality_is_seen_from_its_own_mean(media: Path, snapshot: Snapshot) -> None:
     concept = red(media)
     for modality in (Modality.IMAGE, Modality.TEXT):
@@ -213,6 +229,8 @@ def test_what_cannot_be_learned_from_is_refused(media: Path, snapshot: Snapshot,
         learn(snapshot, None, "red", ["no-such-file.png"])
     with pytest.raises(QueryError, match="nothing of that name"):
         learn(snapshot, None, "red", ["0" * 32])
+    with pytest.raises(QueryError, match="is a folder, not a file"):
+        learn(snapshot, None, "red", [str(media)])
     for name in ("", "Red", "a b", "x" * 65, "a/b"):
         with pytest.raises(ConfigError, match="cannot name a concept"):
             learn(snapshot, None, name, paths(media, "red0"))

@@ -80,6 +80,47 @@ def test_what_cannot_be_learned_measures_as_nothing() -> None:
     assert measured.recall[0] < 0.2
 
 
+def two_groups() -> tuple[FloatArray, FloatArray, np.ndarray]:
+    """Good rows of one group far out, of the other like its rest, which is spread wide; as many others."""
+    good = np.concatenate([cloud(1, 5, 2.5), 2.5 * cloud(10, 5, 0.2)])
+    others = np.concatenate([cloud(2, 120), 2.5 * cloud(11, 120)])
+    return good, others, np.repeat(["near", "lost", "near", "lost"], [5, 5, 120, 120])
+
+
+def test_a_group_that_does_not_stand_out_leaves_the_others_their_probabilities() -> None:
+    good, others, groups = two_groups()
+    apart, together = fit(good, NOTHING, others, groups=groups), fit(good, NOTHING, others)
+    assert np.array_equal(apart.direction, together.direction)
+    assert together.lines == {}
+    new = cloud(8, 200, 1.4) @ apart.direction
+    kept = {name: float((new * scale + bias > 0).mean()) for name, (scale, bias) in apart.lines.items()}
+    assert kept["near"] > float((new * together.scale + together.bias > 0).mean()) + 0.1
+
+
+def test_each_group_is_measured_by_its_own_line() -> None:
+    good, others, groups = two_groups()
+    found = fit(good, NOTHING, others, groups=groups)
+    near, lost = found.measured_of["near"], found.measured_of["lost"]
+    assert (near.yes, near.others, lost.yes, lost.others) == (5, 120, 5, 120)
+    assert near.yes_found >= 3 > lost.yes_found
+    assert found.measured is not None
+    assert found.measured.yes_found == near.yes_found + lost.yes_found
+    assert found.measured.others_found == near.others_found + lost.others_found
+
+
+def test_one_group_is_as_none() -> None:
+    good, others = cloud(1, 5, 1.5), cloud(2, 100)
+    plain, named = fit(good, NOTHING, others), fit(good, NOTHING, others, groups=np.full(105, "image"))
+    assert named.lines == {"image": (plain.scale, plain.bias)} == {"image": (named.scale, named.bias)}
+    assert named.measured_of == {"image": plain.measured}
+
+
+def test_a_group_of_good_ones_alone_has_no_line_of_its_own() -> None:
+    good, others = cloud(1, 4, 1.5), cloud(2, 60)
+    groups = np.array(["image", "image", "audio", "audio", *["image"] * 60])
+    assert set(fit(good, NOTHING, others, groups=groups).lines) == {"image"}
+
+
 def test_the_same_examples_give_the_same_probe() -> None:
     first, second = (fit(cloud(1, 5, 1.5), cloud(3, 2), cloud(2, 100)) for _ in range(2))
     assert np.array_equal(first.direction, second.direction)

@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,7 @@ class Concept:
     examples: tuple[Marked, ...]
     others: int  # segments of the collection that counted as bad, each for little
     measured: Measured | None  # None: with a single good example there is nothing to measure
+    measured_of: Mapping[Modality, Measured] = field(default_factory=dict)  # the same by what examples are
 
     @property
     def modality(self) -> Modality:
@@ -211,7 +212,12 @@ def _same_space(concept: Concept, space_id: str | None, model: str | None) -> No
 
 
 def export(concept: Concept, path: Path) -> None:
-    """Write a concept to a JSON file, which `import_` reads; OSError where that cannot be written."""
+    """Write a concept to a JSON file, which `import_` reads.
+
+    ConfigError where its folder is not there, OSError where it cannot be written.
+    """
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"there is no folder {path.absolute().parent}", hint="make it first")
     write_atomic(path, to_bytes(concept))
 
 
@@ -235,6 +241,7 @@ def to_bytes(concept: Concept) -> bytes:
         "examples": [asdict(one) for one in concept.examples],
         "others": concept.others,
         "measured": None if concept.measured is None else asdict(concept.measured),
+        "measured_of": {modality.value: asdict(one) for modality, one in concept.measured_of.items()},
     }
     return json.dumps(document, indent=1).encode()
 
@@ -243,6 +250,10 @@ def from_bytes(data: bytes, *, called: str) -> Concept:
     """The concept that `to_bytes` gave these. QueryError for anything else, naming what is wrong."""
     try:
         return _read(json.loads(data))
+    except (UnicodeDecodeError, json.JSONDecodeError):
+        raise QueryError(
+            f"{called} is no concept: it is not JSON", hint="take one that `triptych concept export` wrote"
+        ) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
         raise QueryError(
@@ -273,13 +284,20 @@ def _read(document: Any) -> Concept:
         lines=lines,
         examples=tuple(_marked(one) for one in document["examples"]),
         others=int(document["others"]),
-        measured=None if measured is None else Measured(**{k: int(v) for k, v in measured.items()}),
+        measured=None if measured is None else _counts(measured),
+        measured_of={  # absent from what was learned before this was told apart
+            Modality(name): _counts(one) for name, one in document.get("measured_of", {}).items()
+        },
     )
     if not NAME.fullmatch(found.name):
         raise ValueError(f"its name is {found.name!r}")
     if not found.yes or found.modality not in lines:
         raise ValueError("it has no good example of a modality that it has a line of")
     return found
+
+
+def _counts(row: Mapping[str, Any]) -> Measured:
+    return Measured(**{name: int(count) for name, count in row.items()})
 
 
 def _marked(row: Mapping[str, Any]) -> Marked:

@@ -62,6 +62,8 @@ def find(snapshot: Snapshot, which: str, *, session: Session | None = None) -> E
     item = _item_at(snapshot, path)
     if item is None and ITEM_ID.fullmatch(which):
         item = _item_called(snapshot, which)
+    if item is None and path.is_dir():
+        raise QueryError(f"{which} is a folder, not a file", hint="name files of it")
     if item is None:
         raise QueryError(f"{which} is no file, and the index has nothing of that name", hint=HINT)
     return _of_item(snapshot, item, which)

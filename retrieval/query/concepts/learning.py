@@ -20,7 +20,7 @@ from indexer.types import FloatArray, Modality
 from retrieval.query.compose import compose
 from retrieval.query.concepts.concept import Concept, Line, Marked, check_name
 from retrieval.query.concepts.examples import Example, find
-from retrieval.query.concepts.probe import fit
+from retrieval.query.concepts.probe import Probe, fit
 from retrieval.query.sample import sampled
 from retrieval.query.session import Session
 from retrieval.types import Query
@@ -74,21 +74,20 @@ def learn(
     samples = {modality: snapshot.vectors_of(sampled(snapshot, modality, SAMPLE)) for modality in Modality}
     frames = _frames(samples, given[True] + given[False])
     good, bad = (_rows(given[side], frames) for side in (True, False))
-    others = _others(samples, given, frames)
+    others, kinds = _others(samples, given, frames)
     if not len(bad) + len(others):
         raise QueryError(
             f"there is nothing to tell the examples of {name} from",
             hint="give bad ones with --no, or index more than the examples",
         )
-    probe = fit(good, bad, others)
+    groups = [one.modality.value for side in (True, False) for one, _ in given[side]] + kinds
+    probe = fit(good, bad, others, groups=np.array(groups))
     return Concept(
         name=name,
         space_id=snapshot.space_id,
         model=snapshot.model,
         direction=probe.direction,
-        lines={
-            modality: _line(probe.direction, probe.scale, probe.bias, on) for modality, on in frames.items()
-        },
+        lines={modality: _line(probe, modality, on) for modality, on in frames.items()},
         examples=tuple(
             Marked(one.name, side, one.modality, one.content.hex(), one.indexed)
             for side in (True, False)
@@ -96,6 +95,7 @@ def learn(
         ),
         others=len(others),
         measured=probe.measured,
+        measured_of={Modality(name): one for name, one in probe.measured_of.items()},
     )
 
 
@@ -166,20 +166,24 @@ def _rows(given: Given, frames: Mapping[Modality, Frame]) -> FloatArray:
 
 def _others(
     samples: Mapping[Modality, FloatArray], given: Mapping[bool, Given], frames: Mapping[Modality, Frame]
-) -> FloatArray:
-    """The collection's sample without copies of the examples, relative to its frames, shape (n, dim)."""
+) -> tuple[FloatArray, list[str]]:
+    """The collection's sample without copies of the examples, relative to its frames, shape (n, dim); and
+    the modality of each.
+    """
     kinds = {one.modality for one, _ in given[True]}
     known = np.stack([vector for side in given.values() for _, vector in side])
-    rows = []
+    rows, names = [np.zeros((0, known.shape[1]), np.float32)], list[str]()
     for modality in (one for one in Modality if one in kinds):
         vectors = samples[modality]
         if len(vectors):
             apart = (vectors @ known.T).max(axis=1) < COPY
             rows.append(frames[modality].framed(vectors[apart]))
-    return np.concatenate(rows) if rows else np.zeros((0, known.shape[1]), np.float32)
+            names += [modality.value] * int(apart.sum())
+    return np.concatenate(rows), names
 
 
-def _line(direction: FloatArray, scale: float, bias: float, frame: Frame) -> Line:
+def _line(probe: Probe, modality: Modality, frame: Frame) -> Line:
     """The log odds in terms of a plain cosine: ((x - mean) / reach) @ direction * scale + bias."""
+    scale, bias = probe.lines.get(modality.value, (probe.scale, probe.bias))
     slope = scale / frame.reach
-    return Line(slope, bias - slope * float(direction @ frame.mean))
+    return Line(slope, bias - slope * float(probe.direction @ frame.mean))

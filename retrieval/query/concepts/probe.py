@@ -7,7 +7,8 @@ is loaded when something is fitted, never by a search.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +22,13 @@ STEPS = 100  # of the estimate of how frequent the concept is
 # Where good ones stand among a collection's scores, in standard deviations from the mean: so far on the Tux
 # Paint stamps' training half, which counts as so many examples do; and never nearer than the last number.
 APART, APART_COUNTS, NEAREST = 2.5, 2, 0.5
+EVERY = "*"  # all groups together
 TINY = 1e-9
 LARGE = 500.0  # log odds that exp still takes
 CONFIDENCE = 1.96  # standard deviations on either side of a 95 % interval
 
 Scores = npt.NDArray[np.float64]
+Groups = npt.NDArray[np.str_]  # what each row is of: the name of a modality
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +58,18 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Probe:
-    """The log odds of x, shape (dim,), are `x @ direction * scale + bias`."""
+    """The log odds of x, shape (dim,), are `x @ direction * scale + bias`.
+
+    Good examples of one group may stand out further than those of another, so a group that has some, and
+    others to compare them with, has a scale and bias of its own in `lines`.
+    """
 
     direction: FloatArray  # (dim,), of length 1
     scale: float  # positive
     bias: float
     measured: Measured | None  # None: with a single example nothing can be measured
+    lines: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # by group: scale and bias
+    measured_of: Mapping[str, Measured] = field(default_factory=dict)  # by group, of those with good examples
 
 
 def share(part: int, whole: int) -> tuple[float, float, float]:
@@ -73,27 +82,39 @@ def share(part: int, whole: int) -> tuple[float, float, float]:
     return found, max(0.0, middle - half), min(1.0, middle + half)
 
 
-def fit(good: FloatArray, bad: FloatArray, others: FloatArray) -> Probe:
+def fit(good: FloatArray, bad: FloatArray, others: FloatArray, *, groups: Groups | None = None) -> Probe:
     """A logistic regression that tells `good` (n, dim) from `bad` (m, dim) and `others` (o, dim).
 
     n is 1 or more, m + o too. Regularisation is chosen by cross-validation, and the scores of what was left
-    out say what the fit's own are worth, see `_line`.
+    out say what the fit's own are worth, see `_line`. `groups` (n + m + o,) are the rows', in this order.
     """
     rows = np.concatenate([good, bad, others]).astype(np.float64)
     kind = np.repeat([0, 1, 2], [len(good), len(bad), len(others)])
+    group = np.full(len(rows), "") if groups is None else groups
     strength, left_out = ALONE, None
     if len(good) > 1:
         tried = {choice: _left_out(rows, kind, choice) for choice in CHOICES}
         strength = min(tried, key=lambda choice: _loss(tried[choice], kind))
         left_out = tried[strength]
     weights, bias = _logistic(rows, kind, strength)
-    slope, shift = _line(rows @ weights + bias, kind, left_out)
+    told = _lines(rows @ weights + bias, kind, group, left_out)
     length = float(np.linalg.norm(weights)) or 1.0
-    measured = None
-    if left_out is not None:
-        own_slope, own_shift = _line(left_out, kind, left_out)
-        measured = _measured(own_slope * left_out + own_shift > 0, kind)
-    return Probe((weights / length).astype(np.float32), slope * length, slope * bias + shift, measured)
+    lines = {name: (slope * length, slope * bias + shift) for name, (slope, shift) in told.items()}
+    whole, of_group = (None, {}) if left_out is None else _measured(left_out, kind, group)
+    scale, moved = lines.pop(EVERY)
+    return Probe((weights / length).astype(np.float32), scale, moved, whole, lines, of_group)
+
+
+def _lines(
+    scores: Scores, kind: npt.NDArray[np.int64], group: Groups, left_out: Scores | None
+) -> dict[str, tuple[float, float]]:
+    """`_line` of all rows, under EVERY, and of each group that has good ones and what to compare with."""
+    found = {EVERY: _line(scores, kind, left_out)}
+    for name in np.unique(group[kind == 0]).tolist():
+        own = group == name
+        if name and (kind[own] != 0).any():
+            found[name] = _line(scores[own], kind[own], None if left_out is None else left_out[own])
+    return found
 
 
 def _weights(kind: npt.NDArray[np.int64]) -> Scores:
@@ -175,6 +196,17 @@ def _prior(told: Scores) -> float:
     return math.log(frequent / (1 - frequent))
 
 
-def _measured(taken: npt.NDArray[np.bool_], kind: npt.NDArray[np.int64]) -> Measured:
+def _measured(
+    left_out: Scores, kind: npt.NDArray[np.int64], group: Groups
+) -> tuple[Measured, dict[str, Measured]]:
+    """What rows that were left out are taken for, each by its group's line; of all, and of each group."""
+    lines = _lines(left_out, kind, group, left_out)
+    slope, shift = np.array([lines.get(name, lines[EVERY]) for name in group.tolist()]).T
+    taken = slope * left_out + shift > 0
+    own = {name: group == name for name in np.unique(group[kind == 0]).tolist() if name}
+    return _counted(taken, kind), {name: _counted(taken[one], kind[one]) for name, one in own.items()}
+
+
+def _counted(taken: npt.NDArray[np.bool_], kind: npt.NDArray[np.int64]) -> Measured:
     counts = [(int((kind == one).sum()), int(taken[kind == one].sum())) for one in range(3)]
     return Measured(*counts[0], *counts[1], *counts[2])

@@ -12,7 +12,7 @@ import numpy as np
 from indexer.errors import MediaError, QueryError
 from indexer.snapshot import Candidates, Snapshot
 from indexer.types import FloatArray, Modality, Source
-from retrieval.query.compose import compose, encode_segments
+from retrieval.query.compose import encode_segments
 from retrieval.query.concepts.examples import HIT, Example, find
 from retrieval.query.explain.passes import scores
 from retrieval.query.explain.types import Explanation, Heat, TermEffect, Words
@@ -30,14 +30,15 @@ def explain(searcher: Searcher, request: Request, which: str) -> Explanation:
     """Why `which` is a hit for a request, or would be: a hit's number in the last search, a file or an item.
 
     The stages are those of the same search. Where its best hits lack the item they are those of a search
-    among the item's segments alone, with rank 0; a file that the index does not know is compared as it is.
+    among the item's segments alone, with rank 0, of words too; a file that the index does not know is
+    compared as it is.
     QueryError where nothing has that name, or the file cannot be read.
     """
     request = replace(
         searcher.resolved(request), offset=0, min_score=0.0, diverse=None, group_duplicates=False
     )
     example = find(searcher.snapshot, which)
-    vectors = np.stack([_vector(searcher, term.query) for term in request.terms])
+    vectors = searcher.vectors(request)
     hit = _hit(searcher, request, vectors, example) if example.indexed else None
     indexed, own = hit is not None, None
     if hit is None:
@@ -49,10 +50,6 @@ def explain(searcher: Searcher, request: Request, which: str) -> Explanation:
     target = own if own is not None else _stored(searcher.snapshot, hit)
     terms = _terms(searcher, request, hit, target, heats)
     return Explanation(request, hit, tuple(terms), indexed, note)
-
-
-def _vector(searcher: Searcher, query: Query) -> FloatArray:
-    return query.vector if query.vector is not None else compose(query, searcher.model.tower(query.modality))
 
 
 def _hit(searcher: Searcher, request: Request, vectors: FloatArray, example: Example) -> Hit | None:
@@ -74,8 +71,14 @@ def _hit(searcher: Searcher, request: Request, vectors: FloatArray, example: Exa
     context = replace(searcher.context(alone, vectors), filter=only(searcher.snapshot, example))
     for hit in search(searcher.snapshot, context).hits:
         if _is_of(hit, example):
-            return replace(hit, rank=0)
+            return replace(hit, rank=0, stages=_unranked(hit.stages))
     return None
+
+
+def _unranked(stages: Stages) -> Stages:
+    """A hit's numbers without those that only say that it was alone."""
+    words = None if stages.lexical is None else replace(stages.lexical, rank=0)
+    return replace(stages, lexical=words, fused=None)
 
 
 def _is_of(hit: Hit, example: Example) -> bool:

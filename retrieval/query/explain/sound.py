@@ -22,6 +22,9 @@ BANDS = 6
 SLICES = 8  # at the most
 SHORTEST_S = 0.1  # of a slice
 FRAME_S = 0.046  # of a Fourier frame; 2,048 samples at 44.1 kHz
+ROWS, FRAMES = 96, 640  # of what is heard, as it is shown; frames are so many and a few, or fewer
+RANGE_DB = 60.0  # below the loudest, from where on it counts as silence
+TINY = 1e-10  # power below which there is none
 
 
 def read_window(
@@ -54,14 +57,48 @@ def sound_heat(pcm: FloatArray, span: Range, encoder: Encoder, queries: FloatArr
     vectors = encoded((prepare(one) for one in silenced(pcm, every, rate)), encoder)
     ends = np.cumsum([len(one) for one in plan])[:-1]
     seconds = np.linspace(span.start, span.end, slices + 1, dtype=np.float32)
+    heard = loudness(pcm, rate)
     found = (masks.effects(plan, np.split(line, ends)) for line in scores(vectors, queries))
-    return [SoundHeat(effect, seconds, band_edges(rate), len(vectors)) for effect in found]
+    return [SoundHeat(effect, seconds, band_edges(rate), len(vectors), heard) for effect in found]
 
 
 def band_edges(rate: int, bands: int = BANDS) -> FloatArray:
     """Where bands begin and end in Hz, shape (bands + 1,), from 0 to half the rate, even in mels."""
-    top = 2595.0 * np.log10(1.0 + rate / 2 / 700.0)
-    return np.asarray(700.0 * (10.0 ** (np.linspace(0.0, top, bands + 1) / 2595.0) - 1.0), np.float32)
+    return np.asarray(hertz_of(np.linspace(0.0, mels(rate / 2), bands + 1)), np.float32)
+
+
+def mels(hertz: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Frequencies in Hz on the mel scale, on which equal steps sound alike."""
+    return np.asarray(2595.0 * np.log10(1.0 + np.asarray(hertz, np.float64) / 700.0))
+
+
+def hertz_of(mel: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """The frequencies in Hz that `mels` gave these."""
+    return np.asarray(700.0 * (10.0 ** (np.asarray(mel, np.float64) / 2595.0) - 1.0))
+
+
+def loudness(pcm: FloatArray, rate: int) -> FloatArray:
+    """How loud each frequency is at each time, shape (ROWS, frames), the lowest first, even in mels; [0, 1].
+
+    0 is RANGE_DB or more below the loudest, and everything where nothing is heard at all.
+    """
+    size = _frame_size(rate)
+    around = np.zeros(max(size, len(pcm)) + size)  # half a frame before the first sample and after the last
+    around[size // 2 : size // 2 + len(pcm)] = pcm
+    hop = max(size // 4, len(pcm) // FRAMES)
+    frames = np.lib.stride_tricks.sliding_window_view(around, size)[: max(1, len(pcm)) : hop]
+    power = np.abs(np.fft.rfft(frames * np.hanning(size), axis=1)) ** 2
+    places = hertz_of((np.arange(ROWS) + 0.5) / ROWS * mels(rate / 2)) * size / rate
+    decibels = 10 * np.log10(np.maximum(power, TINY))
+    told = np.stack([np.interp(places, np.arange(size // 2 + 1), line) for line in decibels], axis=1)
+    top = float(told.max())
+    if top <= 10 * np.log10(TINY):
+        return np.zeros(told.shape, np.float32)
+    return np.clip(1 + (told - top) / RANGE_DB, 0.0, 1.0).astype(np.float32)
+
+
+def _frame_size(rate: int) -> int:
+    return 1 << max(4, round(np.log2(FRAME_S * rate)))
 
 
 def silenced(pcm: FloatArray, keep: Iterable[FloatArray], rate: int) -> Iterator[FloatArray]:
@@ -70,7 +107,7 @@ def silenced(pcm: FloatArray, keep: Iterable[FloatArray], rate: int) -> Iterator
     Short Fourier frames, a quarter apart, are weighted and added up again; with nothing silenced that gives
     the samples back.
     """
-    size = 1 << max(4, round(np.log2(FRAME_S * rate)))
+    size = _frame_size(rate)
     hop = size // 4
     window = np.hanning(size + 1)[:-1]
     count = -(-(len(pcm) + size) // hop) + 1

@@ -62,6 +62,7 @@ class SoundHeat:
     seconds: FloatArray  # (slices + 1,): where slices begin and end, from the sound's beginning
     hertz: FloatArray  # (bands + 1,): where bands begin and end
     passes: int
+    loudness: FloatArray  # (frequencies, times), even in mels, the lowest first, in [0, 1]: what is heard
 
     @property
     def heat(self) -> FloatArray:

@@ -52,19 +52,21 @@ class Shown:
 
 
 def fitted(answers: dict[Pair, Answers], *, seed: int = 0) -> Calibration:
-    """The maps of the pairs that have enough answers, with how many each was fitted on."""
-    lines, counts = {}, {}
+    """The maps of the pairs that have enough answers, with how many each was fitted on, or were too few."""
+    lines, counts, few = {}, {}, {}
     for pair, one in answers.items():
         shown = list(collections_of(one, seed=seed))
         told = np.concatenate([each.told for each in shown])
         right = np.concatenate([each.relevant for each in shown])
-        if right.sum() < FEWEST or (~right).sum() < FEWEST:
+        count = {"shown": len(right), "relevant": int(right.sum())}
+        if min(count["relevant"], len(right) - count["relevant"]) < FEWEST:
+            few["/".join(pair)] = count
             continue
         weights, bias = logistic(told, right)
         line = Line(weights, bias, 0.0)
         lines[pair] = Line(weights, bias, _cut_of(line, shown))
-        counts["/".join(pair)] = {"shown": len(right), "relevant": int(right.sum())}
-    return Calibration(lines, {"fitted on": counts})
+        counts["/".join(pair)] = count
+    return Calibration(lines, {"fitted on": counts, **({"too few": few} if few else {})})
 
 
 def collections_of(answers: Answers, *, seed: int) -> Iterator[Shown]:
