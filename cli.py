@@ -23,7 +23,15 @@ from retrieval.commands.models import models_app
 from retrieval.commands.place import IndexFlag, chosen_index
 from retrieval.commands.schema import schema
 from retrieval.commands.search import search
-from retrieval.commands.talk import DimFlag, JsonFlag, ModelFlag, print_json, say, stderr_console
+from retrieval.commands.talk import (
+    DimFlag,
+    JsonFlag,
+    ModelFlag,
+    print_json,
+    print_version,
+    say,
+    stderr_console,
+)
 from retrieval.commands.training import evaluate, train
 from retrieval.config import load_settings
 
@@ -37,6 +45,7 @@ HELP = """Search your own pictures, sounds and texts by one another, offline.
 """
 
 INTERRUPTED = 130  # what typer exits with on ctrl-C
+PIPE_CLOSED = 141  # what a shell tells of a program that wrote to nobody: 128 and SIGPIPE
 
 
 class App(typer.Typer):
@@ -49,11 +58,30 @@ class App(typer.Typer):
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
+        streams, code = (sys.stdout, sys.stderr), None
+        try:
+            code = self._code(*args, **kwargs)
+            for stream in streams:  # here, not when Python ends: it would tell of a closed pipe at length
+                stream.flush()
+            if sys.stdout is not streams[0]:  # typer met a closed pipe
+                code = PIPE_CLOSED
+        except BrokenPipeError:
+            code = PIPE_CLOSED
+            _write_nowhere(*streams)
+        except OSError as error:  # a full disk
+            if code != 2:
+                _explain(error.strerror or str(error), None)
+            code = 2
+            _write_nowhere(*streams)
+        sys.exit(code)
+
+    def _code(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command; how the program is to end."""
         try:
             return super().__call__(*args, **kwargs)
         except TrainingStopped as stop:
             _explain(stop.message, stop.hint, kind="")
-            sys.exit(INTERRUPTED)
+            return INTERRUPTED
         except QuerySyntaxError as error:
             _explain(error.message, error.hint, shown=error.shown)
         except TriptychError as error:
@@ -64,8 +92,16 @@ class App(typer.Typer):
         except SystemExit as end:
             if end.code == INTERRUPTED:
                 say("stopped; what was finished is kept, and the same command goes on from there")
-            raise
-        sys.exit(2)
+            return end.code
+        return 2
+
+
+def _write_nowhere(*streams: Any) -> None:
+    """What is still in the buffers cannot be written: it goes nowhere, without a word when Python ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams:
+        if isinstance(stream, TextIOWrapper):
+            os.dup2(nowhere, stream.fileno())
 
 
 def _explain(message: str, hint: str | None, *, kind: str = "error: ", shown: Sequence[str] = ()) -> None:
@@ -85,6 +121,16 @@ app = App(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=print_version, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """What stands before a command. The program's own help is HELP."""
 
 
 app.command(epilog='Example: triptych search "a singing bird" --in image -k 5')(search)

@@ -38,6 +38,7 @@ from indexer.store import Writer
 from indexer.types import Item, Member, Modality, Segment, Source
 from indexer.words import WordLists
 from retrieval.query import lexical
+from retrieval.query.blend import DEPTH
 from retrieval.query.fuse import CONSTANT, reciprocal_rank
 from retrieval.query.lexical import Lexicon
 
@@ -145,8 +146,10 @@ def ranks_of(half: stamps.Half, collection: str, name: str, *, noise: float = 0.
             assert lexicon is not None, "the word lists were made"
             for text, row, line in zip(queries.texts, queries.rows.tolist(), scores, strict=True):
                 dense = [ids[place] for place in np.lexsort((ids, -line)).tolist()]
-                words = [hit.item_id for hit in lexicon.search(text, limit=LIMIT)]
-                ways = {"dense": dense, "lexical": words}
+                alone = [hit.item_id for hit in lexicon.search(text, limit=LIMIT)]
+                hits = lexicon.search(text, limit=LIMIT, prefer=dense[:DEPTH])
+                words = [hit.item_id for hit in hits]
+                ways = {"dense": dense, "lexical": alone}
                 worth = lexicon.worth_it(text)
                 for constant in CONSTANTS:
                     fused = list(reciprocal_rank([dense, words], constant=constant))

@@ -44,6 +44,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "second page": {**PLAIN, "offset": 10},
     "composed": PLAIN,
 }
+DEARER = ("rerank", "composed")  # a second look at a hundred hits, and two more queries to encode
 UNKNOWN = ("zq", "xv", "wk")  # begin words that are in no name
 
 
@@ -151,6 +152,11 @@ def main() -> None:
     budgets = [
         Budget("default search, p50 against a plain one", p50["default"] / plain, 1.2),
         Budget("the same, words in names", named_p50["default"] / named_p50["plain"], 1.2),
+        *(
+            Budget(f"{way}, p50 against a plain one", p50[way] / plain, 1.2)
+            for way in WAYS
+            if way not in ("plain", "default", *DEARER)
+        ),
     ]
     print("words count", named_p50["default"], named_stages["default"])
     for way, ratio in result["ratio_to_plain"].items():

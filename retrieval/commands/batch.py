@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from indexer.errors import ConfigError
 from retrieval.commands.talk import say
 
 if TYPE_CHECKING:
@@ -21,26 +20,15 @@ BatchFlag = Annotated[
     typer.Option(
         "--batch",
         metavar="FILE",
-        help="Answer each line of FILE (- for stdin): a JSON object a line, with its hits or an error."
-        " Exact, where a search of one query goes through inverted lists.",
+        help="Answer each line of FILE (- for stdin), one term whatever is in it or JSON as for --query-json,"
+        " by a JSON object with its hits or an error. Exact, where a search of one query goes through"
+        " inverted lists.",
     ),
 ]
 SearchGpuFlag = Annotated[
     bool | None,
     typer.Option("--gpu/--no-gpu", help="Search a batch on a GPU; by default where there is one."),
 ]
-
-
-def check_flags(asked: bool, batch: Path | None, gpu: bool | None, *, other_form: bool) -> None:
-    """ConfigError for flags of `search` that do not go together."""
-    if batch is None and not asked:
-        raise ConfigError("nothing to search for", hint='name it: triptych search "a red hat"')
-    if batch is None and gpu is not None:
-        raise ConfigError("--gpu and --no-gpu are for many queries", hint="give them with --batch FILE")
-    if batch is not None and asked:
-        raise ConfigError("both --batch and a query", hint="give one of them")
-    if batch is not None and other_form:
-        raise ConfigError("--batch prints JSON lines only", hint="leave out the other output format")
 
 
 def open_batch(source: Path) -> AbstractContextManager[BinaryIO]:
@@ -54,10 +42,15 @@ def search_batch(searcher: Searcher, file: BinaryIO, form: Request, *, gpu: bool
     from retrieval.render.data import answer_line
 
     hits = failed = 0
+    empty = True
     for answer in search_lines(searcher, read_lines(file), form, gpu=gpu, device=device, note=say):
+        empty = False
         hits += bool(answer.result and answer.result.hits)
         failed += answer.error is not None
         sys.stdout.buffer.write(answer_line(answer.line, answer.result, answer.error))
+    if empty:
+        say("there was no line to answer")
     if failed:
-        say(f"{failed} line{'s' * (failed != 1)} could not be read as a query; their objects say why")
+        lines = f"{failed} line{'s' * (failed != 1)}"
+        say(f"{lines} could not be read as a query; `error` in the output says why")
     return 2 if failed else 0 if hits else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -26,14 +27,28 @@ def chosen_index(named: Path | None, settings: Settings) -> Path:
 
 
 def modalities(argument: str | None) -> tuple[Modality, ...]:
-    """What --in names. ConfigError for what is none."""
-    names = [name.strip().lower() for name in (argument or "").split(",") if name.strip()]
+    """What --in names; all of them where there is no such flag. ConfigError for what names none."""
+    if argument is None:
+        return ()
+    names = [name.strip().lower() for name in argument.split(",") if name.strip()]
     try:
-        return tuple(dict.fromkeys(Modality(name) for name in names))
+        found = tuple(dict.fromkeys(Modality(name) for name in names))
     except ValueError:
-        raise ConfigError(
-            f"--in is {argument!r}", hint=f"it takes one or more of {','.join(Modality)}"
-        ) from None
+        found = ()
+    if not found:
+        raise ConfigError(f"--in is {argument!r}", hint=f"it takes one or more of {','.join(Modality)}")
+    return found
+
+
+def say_absent(counts: Mapping[Modality, int], wanted: Sequence[Modality]) -> None:
+    """One line where an index, of so many segments each, has some of the modalities wanted and lacks others.
+
+    An index that has none of them is an error, which the search raises.
+    """
+    absent = [modality for modality in wanted if not counts.get(modality, 0)]
+    present = [modality for modality in wanted if counts.get(modality, 0)]
+    if absent and present:
+        say(f"the index has no {' and no '.join(absent)}: only {' and '.join(present)} is searched")
 
 
 def say_build(_step: str, share: float) -> None:

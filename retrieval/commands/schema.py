@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from retrieval.commands.place import IndexFlag, chosen_index
 from retrieval.commands.talk import JsonFlag, print_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
-EXAMPLE = 40  # characters of an example
+EXAMPLE = 40  # characters of an example, at most
+SHORTEST = 16  # and on a narrow terminal
 
 
 def schema(index: IndexFlag = None, as_json: JsonFlag = False) -> None:
@@ -41,29 +40,33 @@ def schema(index: IndexFlag = None, as_json: JsonFlag = False) -> None:
             ]
         )
         return
+    print("\n".join(_lines(found)))
+
+
+def _lines(found: Mapping[str, Any]) -> list[str]:
+    """A line a column of filters, or more on a narrow terminal."""
+    from retrieval.query.filters.columns import COLUMNS
+    from retrieval.render.table import aligned, terminal_width
+
+    width = terminal_width()
+    room = EXAMPLE if width is None else min(EXAMPLE, max(SHORTEST, (width - 2 * SHORTEST) // 3))
     rows = [("column", "type", "of", "example", "what it is")]
-    rows += [(one.name, one.type, one.of.value, _example(found, one.name), one.about) for one in COLUMNS]
-    for line in _lines(rows):
-        typer.echo(line)
+    for one in COLUMNS:
+        kind, of_what, _ = one.type.partition("(")  # MAP says enough
+        rows.append(
+            (one.name, kind if of_what else one.type, one.of, _example(found[one.name], room), one.about)
+        )
+    return aligned(rows, width=width)
 
 
-def _example(found: Mapping[str, Any], name: str) -> str:
-    """A value on one line, short; nothing in it acts on a terminal."""
+def _example(value: Any, room: int) -> str:
+    """A value on one line, in so many columns; nothing in it acts on a terminal."""
     from retrieval.render.escape import printable
 
-    value = found[name]
     if value is None:
         return "-"
     if isinstance(value, dict):
         key, first = next(iter(value.items()))
         value = f"['{key}'] = {first}"
     text = printable(str(value))
-    return text if len(text) <= EXAMPLE else text[: EXAMPLE - 1] + "…"
-
-
-def _lines(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Rows in columns of one width, the last as long as it is."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
+    return text if len(text) <= room else text[: room - 1] + "…"

@@ -33,3 +33,14 @@ def print_json(value: object) -> None:
     import json
 
     print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def print_version(asked: bool) -> None:
+    """The program, its version and the Python that runs it, on one line; the program ends with it."""
+    if not asked:
+        return
+    import platform
+    from importlib.metadata import version
+
+    print(f"triptych {version('triptych')} (Python {platform.python_version()})")
+    raise typer.Exit

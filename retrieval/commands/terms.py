@@ -30,7 +30,8 @@ JsonQueryFlag = Annotated[
     typer.Option(
         "--query-json",
         metavar="JSON",
-        help='The query as JSON: {"all": [{"text": "a bird"}, ...]}, or - for stdin.',
+        help='The query as JSON: {"all": [{"text": "a bird"}, ...]}, or what `search --json` printed;'
+        " - for stdin.",
     ),
 ]
 

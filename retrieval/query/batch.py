@@ -1,5 +1,8 @@
 """Many queries at once: encoded in full batches, then compared with all vectors by matrix products.
 
+A line is one term, as one argument of the command line is, or an object of JSON: a query of any form. One of
+several terms is a search of its own, since each term asks for candidates by itself.
+
 Each query's result is that of a search of its own, with one exception: a part with inverted lists is searched
 through them by a search of its own, which may miss a hit, and here compared whole. A model may round a vector
 in another way in a batch than alone: with the starter the scores differ by 1e-7 at most. Imports torch only
@@ -19,8 +22,9 @@ from indexer.errors import QueryError, TriptychError
 from indexer.snapshot import Find, Snapshot
 from indexer.types import Modality
 from retrieval.query.compose import Encoded, encode_many, pooled
-from retrieval.query.context import Context
-from retrieval.query.language.parse import try_parse
+from retrieval.query.context import Context, words_of
+from retrieval.query.language.jsonform import read_json
+from retrieval.query.language.parse import parse_query
 from retrieval.query.matches import Match, best_items, best_segments
 from retrieval.query.pool import Pool, cut, reach, scored
 from retrieval.query.ranked import OVERFETCH, hits_of
@@ -28,7 +32,7 @@ from retrieval.query.search import Stopwatch, depth_of, page, search, searchable
 from retrieval.query.searcher import Searcher
 from retrieval.runtime.bulk import Bulk, search_device
 from retrieval.runtime.devices import CPU
-from retrieval.types import Query, Request, SearchResult, Term
+from retrieval.types import Expression, Query, Request, SearchResult, Term
 
 GROUP = 4096  # queries answered together
 CANDIDATES = 1 << 22  # places and scores of segments that are held together
@@ -70,10 +74,11 @@ def search_lines(
 ) -> Iterator[Answer]:
     """An answer a line, in order. Memory holds GROUP queries with their hits, whatever the number of lines.
 
-    Lines follow the rules of a query on the command line; one that cannot be read as one gives an error.
-    `form` is the request to which each line gives its term. `gpu` is True for a GPU, None for one that is
-    there and worth it, and `device` the user's word for which; `note` hears once that there is none, or that
-    it failed. QueryError where the index has none of the modalities that are wanted.
+    A line follows the rules of one term on the command line, and one that begins with { those of jsonform;
+    one that cannot be read gives an error. `form` is the request to which each line gives its expression.
+    `gpu` is True for a GPU, None for one that is there and worth it, and `device` the user's word for which;
+    `note` hears once that there is none, or that it failed. QueryError where the index has none of the
+    modalities that are wanted.
     """
     modalities = searchable(searcher.snapshot, form.modalities)
     vectors = sum(searcher.snapshot.counts[modality] for modality in modalities)
@@ -89,31 +94,52 @@ def _answers(
     searcher: Searcher, lines: Sequence[str], form: Request, modalities: Sequence[Modality], find: Find
 ) -> Iterator[Answer]:
     """The answers of one group. Hits are found as they are pulled."""
-    queries = [_parsed(line, searcher) for line in lines]
-    encoded = encode_many(queries, searcher.model.tower)
-    asked = [_context(searcher, form, query, one) for query, one in zip(queries, encoded, strict=True)]
+    parsed = [_parsed(line, searcher) for line in lines]
+    encoded = encode_many(list(map(_alone, parsed)), searcher.model.tower)
+    asked = [_context(searcher, form, one, own) for one, own in zip(parsed, encoded, strict=True)]
     contexts = [one for one in asked if isinstance(one, Context)]
     lists = [_found(searcher.snapshot, modality, contexts, find) for modality in modalities]
-    for line, context in zip(lines, asked, strict=True):
-        if not isinstance(context, Context):
-            yield Answer(line, error=context.message)
-            continue
-        found = [next(one) for one in lists]
+    for line, one in zip(lines, asked, strict=True):
         try:
-            yield Answer(line, _result(searcher.snapshot, context, found, modalities))
+            if isinstance(one, Context):
+                found = [next(some) for some in lists]
+                yield Answer(line, _result(searcher.snapshot, one, found, modalities))
+            elif isinstance(one, TriptychError):
+                yield Answer(line, error=one.message)
+            else:
+                yield Answer(line, _composed(searcher, replace(form, expression=one)))
         except QueryError as error:
             yield Answer(line, error=error.message)
 
 
+def _composed(searcher: Searcher, request: Request) -> SearchResult:
+    """A search of its own, of several terms. QueryError where a file of it cannot be read."""
+    try:
+        return searcher.search(request)
+    except OSError as error:
+        raise QueryError(f"it cannot be read: {error.strerror or error}") from None
+
+
+def _alone(parsed: Expression | TriptychError) -> Query | TriptychError:
+    """What is encoded with others: the query of a single term."""
+    if isinstance(parsed, Term):
+        return parsed.query
+    return parsed if isinstance(parsed, TriptychError) else QueryError("several terms")
+
+
 def _context(
-    searcher: Searcher, form: Request, query: Query | TriptychError, encoded: Encoded | TriptychError
-) -> Context | TriptychError:
-    """What the search of one line goes by, or why it cannot be searched."""
+    searcher: Searcher,
+    form: Request,
+    parsed: Expression | TriptychError,
+    encoded: Encoded | TriptychError,
+) -> Context | Expression | TriptychError:
+    """What the search of one line goes by; several terms as they are; or why it cannot be searched."""
+    if not isinstance(parsed, Term):
+        return parsed
     if isinstance(encoded, TriptychError):
         return encoded
-    assert isinstance(query, Query), "what was no query has no vectors"
     try:
-        return searcher.context(replace(form, expression=Term(query)), pooled(encoded)[None])
+        return searcher.context(replace(form, expression=parsed), pooled(encoded)[None])
     except QueryError as error:
         return error
 
@@ -128,14 +154,16 @@ def _result(
     return search(snapshot, context) if starved(snapshot, context, result, hits, depth) else result
 
 
-def _parsed(line: str, searcher: Searcher) -> Query | TriptychError:
+def _parsed(line: str, searcher: Searcher) -> Expression | TriptychError:
+    """The query of a line, its concept found where it is one alone; or what is wrong with it."""
     if len(line.encode("utf-8", "surrogateescape")) > MAX_LINE:
         return QueryError(f"the line is longer than {MAX_LINE >> 20} MB")
-    query = try_parse(line, stdin=_no_stdin)
-    if isinstance(query, Query) and query.text is not None and not _is_utf8(line):
-        return QueryError("the line is not UTF-8")
     try:
-        return searcher.resolve(query) if isinstance(query, Query) else query
+        is_json = line.lstrip().startswith("{")
+        found = read_json(line) if is_json else Term(parse_query(line, stdin=_no_stdin))
+        if not _is_utf8(line) and (is_json or any(words_of(found))):
+            return QueryError("the line is not UTF-8")
+        return replace(found, query=searcher.resolve(found.query)) if isinstance(found, Term) else found
     except TriptychError as error:
         return error
 

@@ -31,19 +31,26 @@ def with_words(
     *,
     searched: Sequence[Modality],
     wanted: int,
+    prefer: Sequence[str] = (),
 ) -> list[Ranked]:
     """The first `wanted` by the sum of reciprocal ranks; with `--lexical only` by the words alone.
 
     The `DEPTH` best of both lists are put together, and what is left of `found` follows: always so many, that
     one page goes on where the one before it ended. An item that only its words brought is shown by its best
     segment among the modalities that were asked for, with the numbers of every stage; without such a segment
-    it is left out.
+    it is left out. Of items that words tell nothing between the first of `prefer`, ids, comes first.
     """
     if context.lexicon is None:
         return list(found)
     only = context.request.lexical is Lexical.ONLY
     limit = max(DEPTH, wanted) if only else DEPTH
-    told = context.lexicon.search(context.words, limit=limit, allowed=context.filter, modalities=searched)
+    told = context.lexicon.search(
+        context.words,
+        limit=limit,
+        allowed=context.filter,
+        modalities=searched,
+        prefer=prefer,
+    )
     unwanted = _unwanted(context)
     by_words = {hit.item_id: (rank, hit) for rank, hit in enumerate(told, 1) if hit.item_id not in unwanted}
     meant = [] if only else [one.hit.item_id for one in found]

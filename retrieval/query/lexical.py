@@ -44,6 +44,7 @@ FEW = 5  # documents; a word that is in no more of them is never common
 ASSURED = 0.4  # share of a query's idf that must be in one item before words count by themselves
 
 Scores = npt.NDArray[np.float64]
+Halves = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +154,9 @@ class Lexicon:
         limit: int,
         allowed: Filter | None = None,
         modalities: Sequence[Modality] = (),
+        prefer: Sequence[str] = (),
     ) -> list[LexicalHit]:
-        """The `limit` best items, by score, then id.
+        """The `limit` best items, by score, then as `prefer` has their ids, then by id.
 
         `allowed` decides which items come, not which of their words count. An item comes if some content of
         it has one of `modalities` (none given: any).
@@ -169,8 +171,11 @@ class Lexicon:
         if allowed is not None:
             kept &= self._permitted(allowed)[rows]
         places = np.flatnonzero(kept)
+        if allowed is None and len(places) > limit:  # sorting all that hold a common word takes a while
+            scores = found.total[places]
+            places = places[scores >= np.partition(scores, len(scores) - limit)[len(scores) - limit]]
         high, low = self.names.id_halves(rows[places])
-        order = places[np.lexsort((low, high, -found.total[places]))]
+        order = places[np.lexsort((low, high, _preferred(high, low, prefer), -found.total[places]))]
         chosen = self._first(order, rows, limit, allowed)
         keys = self._best_keys(found.parts, rows[chosen])
         return [
@@ -309,6 +314,14 @@ def _distinct(lists: Sequence[IndexArray]) -> IndexArray:
     first = np.ones(len(numbers), bool)
     first[1:] = numbers[1:] != numbers[:-1]
     return numbers[first]
+
+
+def _preferred(high: Halves, low: Halves, names: Sequence[str]) -> IndexArray:
+    """The place of each id, given as two numbers (n,), among some names; their count if it is not there."""
+    found = np.full(len(high), len(names))
+    for place, name in enumerate(names):
+        found[(high == int(name[:16], 16)) & (low == int(name[16:], 16))] = place
+    return found
 
 
 def _scored(one: Postings, word: Sought, mean: float) -> tuple[IndexArray, Scores]:

@@ -81,7 +81,8 @@ def page(
         found = [one for one in found if likely(one.hit, request)]
     with watch.stage("words"):
         wanted = max(page_depth(request), depth if request.group_duplicates else 0)
-        found = with_words(snapshot, context, found, searched=searched, wanted=wanted)
+        prefer = [one.hit.item_id for one in merged(lists, request)[:DEPTH]] if context.lexicon else []
+        found = with_words(snapshot, context, found, searched=searched, wanted=wanted, prefer=prefer)
     with watch.stage("rerank"):
         found = looked_again(snapshot, context, found)
     with watch.stage("vary"):

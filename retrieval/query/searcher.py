@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from indexer.errors import ModelNotFound, QueryError, SpaceMismatch
+from indexer.errors import MediaError, ModelNotFound, QueryError, SpaceMismatch, TriptychError
 from indexer.snapshot import Snapshot
 from indexer.types import FloatArray, Modality
-from retrieval.query.compose import compose
+from retrieval.query.compose import encode_many, pooled
 from retrieval.query.context import Context, has_not, words_of
 from retrieval.query.language.parse import parse_query
 from retrieval.query.search import Stopwatch, search, searchable
@@ -72,15 +72,26 @@ class Searcher:
         with ThreadPoolExecutor(1) as pool, watch.stage("encode"):
             # Vectors are checked and mapped while the model loads: both are most of a cold search.
             warm = pool.submit(self._prepare, request, wanted)
-            vectors = np.stack([self._vector(term.query) for term in request.terms])
+            vectors = self.vectors(request)
             warm.result()
         with watch.stage("context"):
             context = self.context(request, vectors)
         return search(self.snapshot, context, watch=watch)
 
-    def _vector(self, query: Query) -> FloatArray:
-        """A query's unit vector, shape (dim,)."""
-        return query.vector if query.vector is not None else compose(query, self.model.tower(query.modality))
+    def vectors(self, request: Request) -> FloatArray:
+        """The unit vector of each term, shape (t, dim); terms of one modality are encoded together.
+
+        QueryError where a medium cannot be read.
+        """
+        queries = [term.query for term in request.terms]
+        found = []
+        for query, encoded in zip(queries, encode_many(queries, self.model.tower), strict=True):
+            if isinstance(encoded, MediaError):
+                raise QueryError(f"{query.label}: {encoded.message}", hint=encoded.hint)
+            if isinstance(encoded, TriptychError):
+                raise encoded
+            found.append(pooled(encoded))
+        return np.stack(found)
 
     def _prepare(self, request: Request, wanted: Sequence[Modality]) -> None:
         """What needs no vector of the query: may run beside its encoding."""
@@ -88,8 +99,8 @@ class Searcher:
         self._filter(request.where)
 
     def resolved(self, request: Request) -> Request:
-        """The request with the vectors of the concepts that it names. QueryError where there is no such."""
-        if all(term.query.concept is None for term in request.terms):
+        """The request with the vectors of the concepts that it names. QueryError as `resolve`."""
+        if all(term.query.concept is None and term.query.vector is None for term in request.terms):
             return request
 
         def filled(part: Expression) -> Expression:
@@ -102,8 +113,16 @@ class Searcher:
         return replace(request, expression=filled(request.expression))
 
     def resolve(self, query: Query) -> Query:
-        """The query with its vector where it names a concept. QueryError where there is no such."""
+        """The query with its vector where it names a concept.
+
+        QueryError where there is no such, or where a query's vector is not as long as the index's.
+        """
         if query.concept is None:
+            if query.vector is not None and len(query.vector) != self.model.dim:
+                raise QueryError(
+                    f"{query.label} has {len(query.vector)} dimensions, the index's vectors {self.model.dim}",
+                    hint="give a vector of the model that made the index",
+                )
             return query
         from retrieval.query.concepts.concept import resolve
 
@@ -228,7 +247,7 @@ def _model(
         return load_model(asked, threads=threads).in_space(snapshot.space_id or "")
     name = asked or snapshot.space_id or "starter"
     try:
-        found = find_model(name, called=snapshot.model, threads=threads)
+        found = find_model(name, called=None if asked else snapshot.model, threads=threads)
     except ModelNotFound:
         if not means_starter(name):
             raise

@@ -6,7 +6,6 @@ what the result showed. Keeping it never fails a search.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
@@ -16,33 +15,19 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from indexer.errors import QueryError
 from indexer.snapshot import Snapshot
 from indexer.types import Modality, Range, Source
 from retrieval.config import data_dir
+from retrieval.query.language.jsonform import from_json, to_json
 from retrieval.query.language.parse import parse_query
-from retrieval.types import (
-    AllOf,
-    AnyOf,
-    Expression,
-    Hit,
-    Lexical,
-    Not,
-    Query,
-    Request,
-    Rerank,
-    SearchResult,
-    Term,
-)
+from retrieval.types import Hit, Lexical, Query, Request, Rerank, SearchResult
 
-VERSION = 1
+VERSION = 2
 FILE = "last-search.json"
 MOST = 1000  # hits that are kept
 NOTHING = "there is no last search to go back to"
 HINT = "search first; nothing is kept with --no-history, nor with `history = false` in the configuration"
-STDIN = "-"  # what a query from standard input is called
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +57,9 @@ class Session:
         """What was asked for. QueryError where that cannot be asked again."""
         try:
             found = request_from(self.asked)
+        except QueryError as error:
+            told = f"the last search cannot be asked again: {error.message}"
+            raise QueryError(told, hint=error.hint) from None
         except (ValueError, KeyError, TypeError, AttributeError):
             raise _damaged() from None
         if any(term.query.vector is not None for term in found.terms):
@@ -94,7 +82,9 @@ class Session:
         for hit in self.hits:
             if hit.rank == number:
                 return hit
-        shown = f"{self.hits[0].rank} to {self.hits[-1].rank}" if self.hits else "none"
+        if not self.hits:
+            raise QueryError(f"the last search found nothing, so it has no hit {number}", hint="search again")
+        shown = f"{self.hits[0].rank} to {self.hits[-1].rank}"
         raise QueryError(f"the last search has no hit {number}", hint=f"its hits: {shown}")
 
 
@@ -149,78 +139,29 @@ def like_query(snapshot: Snapshot, which: str) -> Query:
 
 
 def request_json(request: Request) -> dict[str, Any]:
-    """A request as JSON has it. Files are named absolutely, so that it means the same in any folder."""
+    """A request as JSON has it; its expression as `jsonform` writes it: it means the same in any folder."""
     plain = {field.name: getattr(request, field.name) for field in fields(Request)}
     return plain | {
-        "expression": _expression_json(request.expression),
+        "expression": to_json(request.expression),
         "modalities": [modality.value for modality in request.modalities],
     }
 
 
 def request_from(document: Mapping[str, Any]) -> Request:
-    """The request of `request_json`; ValueError, KeyError or TypeError where it is none."""
+    """The request of `request_json`; ValueError, KeyError or TypeError where it is none.
+
+    QueryError where its expression cannot be asked again: a file of it is gone, say.
+    """
     known = {field.name for field in fields(Request)}
     given = {name: value for name, value in document.items() if name in known}
     return Request(
         **given
         | {
-            "expression": _expression(document["expression"]),
+            "expression": from_json(document["expression"]),
             "modalities": tuple(Modality(name) for name in document["modalities"]),
             "lexical": Lexical(document["lexical"]),
             "rerank": None if document["rerank"] is None else Rerank(document["rerank"]),
         }
-    )
-
-
-def _expression_json(expression: Expression) -> dict[str, Any]:
-    if isinstance(expression, Term):
-        return {"term": _query_json(expression.query), "weight": expression.weight}
-    if isinstance(expression, Not):
-        return {"not": _expression_json(expression.part), "weight": expression.weight}
-    form = "all" if isinstance(expression, AllOf) else "any"
-    return {form: [_expression_json(part) for part in expression.parts], "weight": expression.weight}
-
-
-def _expression(document: Mapping[str, Any]) -> Expression:
-    weight = float(document["weight"])
-    if "term" in document:
-        return Term(_query(document["term"]), weight)
-    if "not" in document:
-        return Not(_expression(document["not"]), weight)
-    if "all" in document:
-        return AllOf(tuple(_expression(part) for part in document["all"]), weight)
-    return AnyOf(tuple(_expression(part) for part in document["any"]), weight)
-
-
-def _query_json(query: Query) -> dict[str, Any]:
-    vector = None
-    if query.vector is not None and query.concept is None:  # a concept may have been learned anew meanwhile
-        vector = base64.b64encode(np.asarray(query.vector, "<f4").tobytes()).decode()
-    return {
-        "modality": query.modality.value,
-        "text": query.text,
-        "path": None if query.path is None else os.fspath(query.path.absolute()),
-        "name": query.name,
-        "concept": query.concept,
-        "vector": vector,
-    }
-
-
-def _query(document: Mapping[str, Any]) -> Query:
-    vector = document["vector"]
-    path = None if document["path"] is None else Path(document["path"])
-    if path is not None and document["name"] == STDIN:
-        raise QueryError(
-            "the last search read a picture or sound from standard input, which is gone",
-            hint="save it, and search with the file",
-        )
-    return Query(
-        Modality(document["modality"]),
-        text=document["text"],
-        path=path,
-        name=document["name"],
-        concept=document["concept"],
-        vector=None if vector is None else np.frombuffer(base64.b64decode(vector), "<f4"),
     )
 
 

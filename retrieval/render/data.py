@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Any
 
 from indexer.errors import ConfigError
+from retrieval.query.language.jsonform import IN_A_RESULT, to_json
 from retrieval.types import Hit, SearchResult, Stages
 
 
@@ -37,19 +38,21 @@ def pick_format(flags: Mapping[str, bool]) -> Format:
     return chosen[0] if chosen else Format.TABLE
 
 
-COLUMNS = (
+COLUMNS = (  # of CSV; new ones come last, so that a column keeps its number
     *("rank", "score", "probability", "modality", "source", "path", "start", "end", "text", "item"),
-    *("path_bytes", "manifest", "key"),
+    *("path_bytes", "manifest", "key", "duplicates", "cosine", "lexical_rank", "lexical_score"),
+    *("lexical_words", "fused", "reranked"),
 )
 
 
 def render(result: SearchResult, form: Format) -> bytes:
     """The bytes for stdout; a path that is not UTF-8 keeps its bytes in `paths` and `nul`."""
     if form is Format.JSON:
-        return (json.dumps(as_json(result), ensure_ascii=False, indent=2) + "\n").encode("utf-8", "replace")
+        whole = json.dumps(as_json(result), ensure_ascii=False, indent=2) + "\n"
+        return whole.encode("utf-8", "backslashreplace")  # \udcff, as JSON too writes what is no UTF-8
     if form is Format.JSONL:
         lines = [json.dumps(hit_json(hit), ensure_ascii=False) + "\n" for hit in result.hits]
-        return "".join(lines).encode("utf-8", "replace")
+        return "".join(lines).encode("utf-8", "backslashreplace")
     if form is Format.CSV:
         return _csv(result).encode("utf-8", "replace")
     end = b"\0" if form is Format.NUL else b"\n"
@@ -60,6 +63,7 @@ def as_json(result: SearchResult) -> dict[str, Any]:
     """The whole result as one JSON object."""
     return {
         "query": result.request.label,
+        IN_A_RESULT: to_json(result.request.expression),
         **_asked_in(result),
         "index": str(result.index),
         "generation": result.generation,
@@ -146,5 +150,24 @@ def _csv(result: SearchResult) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(hit_json(hit) for hit in result.hits)
+    writer.writerows(_row(hit) for hit in result.hits)
     return buffer.getvalue()
+
+
+def _row(hit: Hit) -> dict[str, Any]:
+    """A hit as a row of CSV, with what of its stages is one number; of several terms the cosine of the first.
+
+    Each term's numbers and a manifest's own columns differ in number from search to search: JSON has them.
+    """
+    entry = hit_json(hit)
+    stages = entry["stages"]
+    words = stages.get("lexical", {})
+    return entry | {
+        "duplicates": hit.duplicates,
+        "cosine": stages["terms"][0]["cosine"] if stages["terms"] else None,
+        "lexical_rank": words.get("rank"),
+        "lexical_score": words.get("score"),
+        "lexical_words": " ".join(words.get("words", ())),
+        "fused": stages.get("fused"),
+        "reranked": stages.get("reranked"),
+    }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
+from pathlib import Path
 
 # Other: control, surrogate, format (bidirectional overrides, zero-width joiners) and private use.
 _ACTS = {"Cc", "Cs", "Cf", "Co"}
@@ -25,6 +27,13 @@ def _shown(char: str) -> str:
     return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(char) or (
         f"\\x{point:02x}" if point < 256 else f"\\u{point:04x}"
     )
+
+
+def near(path: str, here: str | None = None) -> str:
+    """A path for a person: below the folder `here`, the working one if none, as seen from there."""
+    base = here or str(Path.cwd())
+    below = path.startswith(base.rstrip(os.sep) + os.sep)
+    return printable(os.path.relpath(path, base) if below else path)
 
 
 def snippet(text: str, width: int = 80) -> str:

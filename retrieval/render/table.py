@@ -1,21 +1,25 @@
-"""Hits as a table for a person at a terminal.
+"""Tables for a person at a terminal: any cells in columns, and hits.
 
-Written by hand: a table library costs more start-up time than the whole table is worth. The path comes last
-and is never cut or wrapped, so that it can be copied. A manifest's row without a file stands there in
+Written by hand: a table library costs more start-up time than the whole table is worth. A hit's path comes
+last and is never cut or wrapped, so that it can be copied. A manifest's row without a file stands there in
 parentheses, as `(row KEY of MANIFEST)`.
 """
 
 from __future__ import annotations
 
-import os
+import shutil
+import sys
 import unicodedata
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from indexer.types import Modality
-from retrieval.render.escape import printable, snippet
+from retrieval.render.escape import near, printable, snippet
 from retrieval.types import Hit, SearchResult
 
 TEXT_WIDTH = 40  # columns of a hit's text
+NARROW = 20  # columns that a wrapped cell has at least, on however narrow a terminal
+RIGHT = frozenset(("#", "score", "match", "alike"))  # headings of a hit's numbers
 
 
 def hit_lines(result: SearchResult, *, here: Path | None = None) -> list[str]:
@@ -41,25 +45,51 @@ def hit_lines(result: SearchResult, *, here: Path | None = None) -> list[str]:
         for hit in result.hits
     ]
     kept = [column for column in zip(*rows, strict=True) if any(column[1:])]
-    last = len(kept) - 1
-    padded = [column if place == last else _padded(column) for place, column in enumerate(kept)]
-    return ["  ".join(cells).rstrip() for cells in zip(*padded, strict=True)]
+    return aligned(list(zip(*kept, strict=True)), right=RIGHT)
+
+
+def aligned(
+    rows: Sequence[Sequence[str]], *, right: Collection[str] = (), width: int | None = None
+) -> list[str]:
+    """Rows, the first of them headings, as lines with columns of one width; two spaces between them.
+
+    Columns with a heading in `right` stand to the right. The last column is as long as it is; with `width`,
+    columns of the terminal, its words are wrapped to what is left of them, NARROW at the least.
+    """
+    *columns, last = zip(*rows, strict=True)
+    padded = [_padded(column, right=column[0] in right) for column in columns]
+    indent = sum(_width(column[0]) + 2 for column in padded)
+    cells = [[cell] if width is None else _wrapped(cell, max(NARROW, width - indent)) for cell in last]
+    lines = []
+    for place, (first, *more) in enumerate(cells):
+        lines.append("  ".join([*(column[place] for column in padded), first]).rstrip())
+        lines += [" " * indent + rest for rest in more]
+    return lines
+
+
+def terminal_width() -> int | None:
+    """Columns of the terminal that stdout is; None where it is none, and nothing needs to fit."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def _path(hit: Hit, base: str) -> str:
     if hit.path is None:
         manifest = f" of {printable(Path(hit.manifest).name)}" if hit.manifest else ""
         return f"(row {printable(hit.key or hit.item_id)}{manifest})"
-    below = hit.path.startswith(base.rstrip(os.sep) + os.sep)
-    return printable(os.path.relpath(hit.path, base) if below else hit.path)
+    return near(hit.path, base)
 
 
-def _padded(column: tuple[str, ...]) -> tuple[str, ...]:
-    """Cells of one width: numbers to the right, words to the left."""
+def _padded(column: Sequence[str], *, right: bool) -> list[str]:
+    """Cells of one width."""
     widest = max(map(_width, column))
-    right = column[0] in ("#", "score", "match", "alike")
     pads = [" " * (widest - _width(cell)) for cell in column]
-    return tuple(pad + cell if right else cell + pad for pad, cell in zip(pads, column, strict=True))
+    return [pad + cell if right else cell + pad for pad, cell in zip(pads, column, strict=True)]
 
 
 def _width(text: str) -> int:

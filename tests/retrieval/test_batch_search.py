@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,12 +22,13 @@ from indexer.snapshot import Snapshot
 from indexer.types import Modality, Source
 from retrieval.query import batch
 from retrieval.query.batch import Answer, read_lines, search_lines
+from retrieval.query.language.jsonform import to_json
 from retrieval.query.searcher import Searcher
 from retrieval.runtime import bulk
 from retrieval.runtime.devices import Device, Kind
-from retrieval.types import Request
+from retrieval.types import Query, Request, Term
 from tests.retrieval.test_search import tone
-from tests.toy import toy_encoders
+from tests.toy import DIM, toy_encoders, word_vector
 
 WORDS = ["red", "green", "blue", "boat", "hill", "sea", "cat", "snow", "low", "high"]
 LINES = [*WORDS, "red boat", "a blue sea", "green hill high", "silence", "red boat"]
@@ -66,7 +69,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def opened(index: Path) -> Searcher:
     towers = toy_encoders()
-    model: Any = SimpleNamespace(tower=towers.__getitem__)
+    model: Any = SimpleNamespace(tower=towers.__getitem__, dim=DIM)
     return Searcher(Snapshot.open(index), model)
 
 
@@ -216,6 +219,34 @@ def test_lines_that_are_no_queries_are_told_and_the_others_answered(
     assert_as_alone(searcher, good, [lines[0], *lines[7:]], Request(k=3))
     assert good[1].result
     assert good[1].result.request.terms[0].query.modality is Modality.IMAGE
+
+
+def test_an_object_on_a_line_is_a_query_of_any_form(searcher: Searcher, tmp_path: Path) -> None:
+    both: dict[str, Any] = {"all": [{"text": "red"}, {"not": {"text": "boat"}}]}
+    vector = to_json(Term(Query(Modality.TEXT, name="hill", vector=word_vector("hill"))))
+    (tmp_path / "going.png").write_bytes(b"")
+    gone = {"any": [{"text": "sea"}, {"file": str(tmp_path / "going.png")}]}
+    told = [both, {"text": "red - boat"}, vector, {"txt": "a"}, gone]
+    lines = [" " + json.dumps(one) for one in told]
+    lines += ["{", '{"all": [{"text": "caf\udce9"}, {"text": "a"}]}', "red - boat", "text:{"]
+    answers = list(search_lines(searcher, lines, Request(k=5)))
+    assert [answer.line for answer in answers] == lines
+    for number in (0, 1, 2, 7, 8):
+        result = answers[number].result
+        assert result is not None, answers[number].error
+        assert result.hits == searcher.search(result.request).hits
+        assert len(result.hits) == 5
+    assert answers[0].result is not None
+    assert to_json(answers[0].result.request.expression) == both
+    wrong = {3: "unknown key", 4: "broken|empty", 5: "not JSON", 6: "UTF-8"}
+    for number, part in wrong.items():
+        assert re.search(part, answers[number].error or ""), answers[number]
+
+
+def test_a_vector_of_another_length_is_told(searcher: Searcher) -> None:
+    line = json.dumps(to_json(Term(Query(Modality.TEXT, name="short", vector=np.ones(3, np.float32)))))
+    (answer,) = search_lines(searcher, [line], Request())
+    assert answer.error == f"short has 3 dimensions, the index's vectors {DIM}"
 
 
 def test_no_line_and_a_modality_that_is_not_there(tmp_path: Path) -> None:

@@ -111,6 +111,18 @@ def test_a_limit_takes_the_first_of_the_whole_order(tmp_path: Path) -> None:
         assert searched(tmp_path / "i", "frog", limit) == whole[:limit]
 
 
+def test_what_is_preferred_comes_first_among_equals(tmp_path: Path) -> None:
+    things = [Thing(f"{number:02d}q/{'frog frog' if number == 7 else 'frog'}.png") for number in range(30)]
+    index(tmp_path / "i", things)
+    whole = [hit.item_id for hit in searched(tmp_path / "i", "frog")]
+    names = [things[number].id for number in (20, 3, 11)]
+    wanted = [whole[0], *names, *(one for one in whole[1:] if one not in names)]
+    assert len({hit.score for hit in searched(tmp_path / "i", "frog")}) == 2
+    for limit in (1, 2, 3, 5, 30):
+        hits = searched(tmp_path / "i", "frog", limit, prefer=["f" * 32, *names])
+        assert [hit.item_id for hit in hits] == wanted[:limit]
+
+
 def test_compounds_are_taken_apart_only_where_no_document_has_them(tmp_path: Path) -> None:
     index(tmp_path / "i", [Thing("goldenEagle.png"), Thing("eagle.png"), Thing("x/東京都.png")])
     ids = {name: Thing(name).id for name in ("goldenEagle.png", "eagle.png", "x/東京都.png")}

@@ -475,11 +475,25 @@ def test_off_and_words_that_no_item_holds_leave_the_order_alone(searcher: Search
 
 def test_only_gives_what_the_word_lists_give(searcher: Searcher) -> None:
     assert searcher.lexicon is not None
-    told = searcher.lexicon.search("red boat", limit=MANY)
+    meant = ids(ask(searcher, "red boat", k=30))
+    told = searcher.lexicon.search("red boat", limit=MANY, prefer=meant)
     hits = ask(searcher, "red boat", k=MANY, lexical=Lexical.ONLY).hits
     assert [hit.item_id for hit in hits] == [one.item_id for one in told]
     assert [hit.stages.lexical and hit.stages.lexical.score for hit in hits] == [one.score for one in told]
     assert all(set(one.words) & {"red", "boat"} for one in told)
+
+
+@pytest.mark.parametrize("lexical", [Lexical.AUTO, Lexical.ONLY])
+def test_items_that_hold_the_same_words_come_as_they_are_meant(searcher: Searcher, lexical: Lexical) -> None:
+    meant = ids(ask(searcher, "boat quixotic", k=30))
+    hits = ask(searcher, "boat quixotic", k=MANY, lexical=lexical).hits
+    tied: dict[float, list[str]] = {}
+    for hit in hits:
+        if hit.stages.lexical is not None and hit.item_id in meant:
+            tied.setdefault(hit.stages.lexical.score, []).append(hit.item_id)
+    assert max(map(len, tied.values())) > 2
+    for own in tied.values():
+        assert own == sorted(own, key=meant.index)
 
 
 def test_words_that_must_not_match_are_not_looked_for(searcher: Searcher) -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,24 @@ from indexer.build import BuildOptions, update
 from indexer.errors import ConfigError
 from indexer.report import FileFailed, UpdateReport, Warned
 from indexer.types import Modality, Range, Source
+from retrieval.query.language.jsonform import from_json, read_json
 from retrieval.render.data import Format, pick_format, render
-from retrieval.render.escape import printable, snippet
+from retrieval.render.escape import near, printable, snippet
 from retrieval.render.progress import build_progress
 from retrieval.render.report import failure_lines, failures_json, update_json
-from retrieval.render.table import hit_lines
-from retrieval.types import Hit, Query, Request, SearchResult, Term
+from retrieval.render.table import aligned, hit_lines, terminal_width
+from retrieval.types import (
+    AllOf,
+    Hit,
+    LexicalScore,
+    Not,
+    Query,
+    Request,
+    SearchResult,
+    Stages,
+    Term,
+    TermScore,
+)
 from tests.toy import toy_encoders
 
 NASTY = "/m/\x1b[31m[bold]red[/bold]\n\"'\udcff.jpg"
@@ -75,6 +88,23 @@ def test_the_table_aligns_wide_characters_and_leaves_out_empty_columns() -> None
     ]
 
 
+def test_the_last_column_alone_is_wrapped() -> None:
+    rows = [("name", "n", "what it is"), ("写真", "12", "some words about pictures"), ("b", "3", "")]
+    assert aligned(rows, right=("n",)) == [
+        "name   n  what it is",
+        "写真  12  some words about pictures",
+        "b      3",
+    ]
+    assert aligned(rows, width=30) == [
+        "name  n   what it is",
+        "写真  12  some words about",
+        "          pictures",
+        "b     3",
+    ]
+    assert aligned(rows, width=3) == aligned(rows, width=30)  # never less than is worth it
+    assert terminal_width() is None
+
+
 def test_json_keeps_the_bytes_of_a_path() -> None:
     whole = json.loads(render(result(HIT), Format.JSON))
     (hit,) = whole["hits"]
@@ -109,6 +139,34 @@ def test_csv_keeps_the_bytes_of_a_path() -> None:
         "a/b.png\n",
         "cd",
     )
+
+
+STAGES = Stages(
+    (TermScore("a", 0.5, 0.25, 0.125), TermScore("b", -0.5, -0.5, None)),
+    LexicalScore(3.25, 2, ("red", "hat")),
+    0.0625,
+    0.75,
+)
+
+
+def test_csv_has_the_stages_that_are_one_number() -> None:
+    scored = replace(HIT, stages=STAGES, duplicates=2)
+    first, second = csv.DictReader(io.StringIO(render(result(scored, HIT), Format.CSV).decode()))
+    names = ("duplicates", "cosine", "lexical_rank", "lexical_score", "lexical_words", "fused", "reranked")
+    assert [first[name] for name in names] == ["2", "0.5", "2", "3.25", "red hat", "0.0625", "0.75"]
+    assert [second[name] for name in names] == ["0", "", "", "", "", "", ""]
+    assert (first["rank"], first["key"]) == ("1", "")
+
+
+def test_json_shows_the_query_as_it_can_be_asked_again(tmp_path: Path) -> None:
+    file = tmp_path / "naïve \udcff.txt"
+    file.write_text("words")
+    asked = AllOf((Term(Query(Modality.TEXT, text="a hat"), 2), Not(Term(Query(Modality.TEXT, path=file)))))
+    told = render(replace(result(HIT), request=Request(asked)), Format.JSON)
+    shown = json.loads(told)
+    assert read_json(told.decode()) == asked
+    assert from_json(shown["query_json"]) == asked
+    assert shown["query"] == f"2*a hat - {file}"
 
 
 def test_a_row_without_a_file_is_no_path() -> None:
@@ -170,3 +228,9 @@ def test_a_model_that_is_built_says_so_once() -> None:
         show("text", 0.1)
         show("image", 0.5)
     assert said.getvalue().splitlines() == ["building it, once (under a minute)"]
+
+
+def test_a_path_below_the_folder_is_short_and_harmless() -> None:
+    assert near("/media/a/b.png", "/media/") == "a/b.png"
+    assert near("/media2/b.png", "/media") == "/media2/b.png"
+    assert near("/media/a\x1b.png", "/media") == "a\\x1b.png"

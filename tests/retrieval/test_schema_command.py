@@ -60,3 +60,15 @@ def test_json_gives_the_values_themselves(index: Path) -> None:
         "example": 640,
     }
     assert rows["metadata"]["example"]["author"].startswith("A\x1b[31mn")
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_terminal_is_not_run_over(index: Path, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retrieval.render.table.terminal_width", lambda: width)
+    lines = _run("--index", str(index)).splitlines()
+    assert max(map(len, lines)) <= width
+    about = lines[0].index("what it is")
+    assert " ".join(line[about:].strip() for line in lines[1:]) == " ".join(one.about for one in COLUMNS)
+    assert [line.split()[0] for line in lines[1:] if not line.startswith(" ")] == [c.name for c in COLUMNS]
+    (metadata,) = [line for line in lines if line.startswith("metadata")]
+    assert "['author'] = A" in metadata

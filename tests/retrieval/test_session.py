@@ -27,8 +27,8 @@ WORLD = {f"{letter}.png": f"image{letter}" for letter in "abcdefgh"} | {"s.wav":
 EVERYTHING = Request(
     expression=AllOf(
         (
-            Term(Query(Modality.TEXT, text="a \udc80 hat"), 2.0),
-            Not(Term(Query(Modality.IMAGE, path=Path("/a\udcff/b.png"), name="b")), 0.5),
+            Term(Query(Modality.TEXT, text="a hat"), 2.0),
+            Not(Term(Query(Modality.IMAGE, name="like b", vector=unit("imageb"))), 0.5),
             AnyOf((Term(Query(Modality.TEXT, concept="boat", name="concept:boat")),), 3.0),
         )
     ),
@@ -64,7 +64,7 @@ def found(index: Path, word: str = "imageb", **options: object) -> SearchResult:
 
 
 def test_every_field_of_a_request_comes_back() -> None:
-    plain = Request()
+    plain = Request(Term(Query(Modality.TEXT, text="a")))
     unsaid = [
         one.name for one in fields(Request) if getattr(EVERYTHING, one.name) == getattr(plain, one.name)
     ]
@@ -87,14 +87,17 @@ def test_vectors_come_back_to_the_bit_and_concepts_by_name() -> None:
     assert second.query.concept == "boat"
 
 
-def test_files_are_kept_absolutely(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    request = Request(Term(Query(Modality.IMAGE, path=Path("a.png"))))
-    monkeypatch.chdir("/")
-    monkeypatch.chdir(tmp_path)
-    kept = request_from(request_json(request)).query
+def test_a_file_that_went_is_said(index: Path, tmp_path: Path) -> None:
+    result = found(index)
+    file = tmp_path / "a\udcff.png"
+    file.write_bytes(b"")
+    save(replace(result, request=Request(Term(Query(Modality.IMAGE, path=file)))))
+    kept = repeated()[0].query
     assert kept is not None
-    assert kept.path == tmp_path / "a.png"
+    assert kept.path == file
+    file.unlink()
+    with pytest.raises(QueryError, match=r"cannot be asked again: the query.file: .*does not exist"):
+        repeated()
 
 
 def test_a_search_is_repeated_on_the_index_as_it_is_now(index: Path) -> None:
@@ -131,6 +134,15 @@ def test_more_like_a_file_or_an_item(index: Path, tmp_path: Path) -> None:
         assert like_query(snapshot, str(other)) == Query(Modality.TEXT, path=other)
         with pytest.raises(QueryError, match="nothing of that name"):
             like_query(snapshot, "a red hat")
+
+
+def test_a_last_search_without_hits_has_no_hit_to_point_at(index: Path) -> None:
+    save(replace(found(index), hits=()))
+    with (
+        Snapshot.open(index) as snapshot,
+        pytest.raises(QueryError, match="found nothing, so it has no hit 1"),
+    ):
+        like_query(snapshot, "1")
 
 
 def test_a_hit_that_went_and_another_index_are_said(index: Path, tmp_path: Path) -> None:
@@ -213,5 +225,5 @@ def test_a_request_of_nonsense_is_said(index: Path, home: Path) -> None:
     for key, value in (("modalities", ["smell"]), ("expression", {"weight": 1}), ("lexical", "loud")):
         spoiled = document | {"request": document["request"] | {key: value}}
         file.write_text(json.dumps(spoiled))
-        with pytest.raises(QueryError, match="cannot be read"):
+        with pytest.raises(QueryError, match=r"the last search cannot be (read|asked again: the query says)"):
             repeated()

@@ -1,12 +1,22 @@
-"""A query as JSON, for programs: to an expression and back. docs/query.md shows the form."""
+"""A query as JSON: to an expression and back, for programs and for the last search that is kept.
+
+The only writer and the only reader of that form, which docs/query.md shows. Opens no file but to see what
+kind of medium it is; encodes nothing.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from indexer.errors import QueryError, QuerySyntaxError
+from indexer.types import FloatArray, Modality
 from retrieval.query.language.expressions import (
     MAX_DEPTH,
     MAX_TERMS,
@@ -15,12 +25,17 @@ from retrieval.query.language.expressions import (
     reweighted,
     weight_fault,
 )
-from retrieval.query.language.parse import parse_query
+from retrieval.query.language.parse import STDIN, parse_query
 from retrieval.query.language.pointer import pointed
 from retrieval.types import AllOf, AnyOf, Expression, Not, Query, Term, terms_of
 
-KINDS = ("all", "any", "not", "text", "file", "concept")
+KINDS = ("all", "any", "not", "text", "file", "concept", "vector")
+OF_A_VECTOR = ("modality", "name")  # keys beside `vector`: what it asks as, and what to call it
 FORM = 'such as {"all": [{"text": "a bird"}, {"not": {"text": "a cartoon"}}]}; keys: ' + ", ".join(KINDS)
+LEVELS = 4 * MAX_DEPTH  # of objects: a group in arguments is up to three, for |, + and -
+IN_A_RESULT = "query_json"  # the key of a whole result's JSON that holds its query
+UNIT = 1e-4  # how far the length of a unit vector may be from 1, as float32 keeps it
+VECTOR = "a vector is the base64 of its little-endian float32 numbers"
 
 
 def from_json(value: object) -> Expression:
@@ -35,9 +50,15 @@ def from_json(value: object) -> Expression:
 
 
 def read_json(text: str) -> Expression:
-    """An expression from the text of its JSON; a column is pointed at where that is not JSON."""
+    """An expression from the text of its JSON, or the one that a whole result of `search --json` was for.
+
+    A column is pointed at where the text is not JSON.
+    """
+    if not text.strip():
+        raise QueryError("the query is empty", hint=FORM)
     try:
-        return from_json(json.loads(text, object_pairs_hook=_once))
+        value = json.loads(text, object_pairs_hook=_once)
+        return from_json(value[IN_A_RESULT] if isinstance(value, dict) and IN_A_RESULT in value else value)
     except json.JSONDecodeError as error:
         column = min(error.pos, len(text))
         raise QuerySyntaxError(
@@ -47,13 +68,13 @@ def read_json(text: str) -> Expression:
             hint=FORM,
         ) from None
     except RecursionError:
-        raise QueryError("the query is nested too deeply", hint=f"at most {MAX_DEPTH} levels") from None
+        raise QueryError("the query is nested too deeply", hint=f"at most {LEVELS} levels") from None
 
 
 def to_json(expression: Expression) -> dict[str, Any]:
-    """Any expression, as `from_json` takes it where its terms are words, files and concepts. Never raises.
+    """An expression as `from_json` takes it, in any folder of this machine: files are absolute. Never raises.
 
-    A term that only has a vector is told as {"like": its name}, which `from_json` refuses.
+    A concept is told by its name, also where its vector is known; what only has a vector, by that.
     """
     if isinstance(expression, Term):
         told: dict[str, Any] = _query_json(expression.query)
@@ -71,14 +92,17 @@ def _query_json(query: Query) -> dict[str, Any]:
     if query.text is not None:
         return {"text": query.text}
     if query.path is not None:
-        return {"file": str(query.path)}
-    return {"like": (query.name or "a vector").removeprefix("like ")}
+        return {"file": STDIN if query.name == STDIN else os.fspath(query.path.absolute())}
+    raw = np.asarray([] if query.vector is None else query.vector, "<f4").tobytes()
+    told = {"vector": base64.b64encode(raw).decode(), "modality": query.modality.value}
+    return told if query.name is None else {**told, "name": query.name}
 
 
 def _expression(value: object, place: str, depth: int) -> Expression:
-    if depth > MAX_DEPTH:
-        raise QueryError("the query is nested too deeply", hint=f"at most {MAX_DEPTH} levels")
-    kind, content, weight = _opened(value, place)
+    if depth > LEVELS:
+        raise QueryError("the query is nested too deeply", hint=f"at most {LEVELS} levels")
+    opened, kind, weight = _opened(value, place)
+    content = opened[kind]
     inside = f"{place}.{kind}"
     if kind == "not":
         made: Expression = Not(_expression(content, inside, depth + 1))
@@ -87,20 +111,23 @@ def _expression(value: object, place: str, depth: int) -> Expression:
             raise QueryError(f"{inside} is not a list with anything in it", hint=FORM)
         parts = tuple(_expression(one, f"{inside}[{at}]", depth + 1) for at, one in enumerate(content))
         made = AllOf(parts) if kind == "all" else AnyOf(parts)
+    elif kind == "vector":
+        made = Term(_vector_query(opened, place))
     else:
         made = Term(_query(kind, content, inside))
     return reweighted(made, weight)
 
 
-def _opened(value: object, place: str) -> tuple[str, object, float]:
-    """The one key of an object that says what it is, what it holds, and the weight."""
+def _opened(value: object, place: str) -> tuple[Mapping[str, Any], str, float]:
+    """An object, the one key of it that says what it is, and its weight."""
     if not isinstance(value, dict):
         raise QueryError(f"{place} is {_called(value)}, not an object", hint=FORM)
     for key in value:
-        if key not in (*KINDS, "weight"):
+        known = (*KINDS, "weight", *(OF_A_VECTOR if "vector" in value else ()))
+        if key not in known:
             import difflib
 
-            near = difflib.get_close_matches(str(key), (*KINDS, "weight"), 1)
+            near = difflib.get_close_matches(str(key), known, 1)
             raise QueryError(
                 f"{place} has an unknown key {key!r}", hint=f"did you mean {near[0]}?" if near else FORM
             )
@@ -108,7 +135,7 @@ def _opened(value: object, place: str) -> tuple[str, object, float]:
     if len(kinds) != 1:
         told = f"has both {' and '.join(kinds)}" if kinds else "says nothing to look for"
         raise QueryError(f"{place} {told}", hint=FORM)
-    return kinds[0], value[kinds[0]], _weight(value.get("weight", 1), place)
+    return value, kinds[0], _weight(value.get("weight", 1), place)
 
 
 def _weight(value: object, place: str) -> float:
@@ -124,12 +151,46 @@ def _weight(value: object, place: str) -> float:
 
 
 def _query(kind: str, content: object, place: str) -> Query:
-    if not isinstance(content, str):
-        raise QueryError(f"{place} is {_called(content)}, not a string", hint=FORM)
+    words = _string(content, place)
+    if kind == "file" and words == STDIN:
+        raise QueryError(
+            f"{place} is a picture or sound from standard input, which is gone",
+            hint="save it, and name its file",
+        )
     try:
-        return parse_query(f"{kind}:{content}")
+        return parse_query(f"{kind}:{words}")
     except QueryError as error:
         raise QueryError(f"{place}: {error.message}", hint=error.hint) from None
+
+
+def _vector_query(told: Mapping[str, Any], place: str) -> Query:
+    """A query by its vector, made a unit vector; its length is checked against an index's by the search."""
+    modality = told.get("modality")
+    if modality not in list(Modality):
+        raise QueryError(
+            f"{place}.modality is {modality!r}" if "modality" in told else f"{place} has no modality",
+            hint=f"say what the vector is of: {', '.join(Modality)}",
+        )
+    name = _string(told.get("name", "a vector"), f"{place}.name")
+    vector = _vector(_string(told["vector"], f"{place}.vector"), f"{place}.vector")
+    return Query(Modality(modality), name=name, vector=vector)
+
+
+def _vector(text: str, place: str) -> FloatArray:
+    try:
+        vector = np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(np.float32)
+    except (binascii.Error, ValueError):
+        raise QueryError(f"{place} is no vector", hint=VECTOR) from None
+    length = float(np.linalg.norm(vector.astype(np.float64)))
+    if not np.isfinite(length) or length == 0:
+        raise QueryError(f"{place} is empty, zero or has numbers that are not finite", hint=VECTOR)
+    return vector if abs(length - 1) < UNIT else (vector / length).astype(np.float32)
+
+
+def _string(value: object, place: str) -> str:
+    if not isinstance(value, str):
+        raise QueryError(f"{place} is {_called(value)}, not a string", hint=FORM)
+    return value
 
 
 def _called(value: object) -> str:

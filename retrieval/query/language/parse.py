@@ -14,6 +14,7 @@ from indexer.media.kinds import HEAD_BYTES, modality_of, modality_of_content
 from indexer.types import Modality
 from retrieval.types import Query
 
+STDIN = "-"  # the argument that stands for standard input, and what a medium from there is called
 MAX_STDIN = 64 << 20  # bytes of a query on standard input
 
 
@@ -24,7 +25,7 @@ def parse_query(argument: str, *, stdin: Callable[[], bytes] | None = None) -> Q
     or a picture or a sound. Without a prefix an existing file of a known kind is a file, what looks like a
     path but is none is an error, and everything else is words.
     """
-    if argument == "-":
+    if argument == STDIN:
         return _from_bytes((stdin or _read_stdin)())
     if argument.startswith("text:"):
         return _words(argument.removeprefix("text:"))
@@ -88,7 +89,7 @@ def _from_bytes(data: bytes) -> Query:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
         atexit.register(Path(name).unlink, missing_ok=True)
-        return Query(modality, path=Path(name), name="-")
+        return Query(modality, path=Path(name), name=STDIN)
     try:
         return _words(data.decode("utf-8"))
     except UnicodeDecodeError:
