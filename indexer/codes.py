@@ -37,41 +37,50 @@ def copy_lists(source: Any, target: Any, ids: IndexArray, alive: npt.NDArray[np.
     """Copy the codes of living rows, list by list, under their new ids."""
     import faiss
 
-    lists, blocks = (faiss.downcast_InvertedLists(index.invlists) for index in (source, target))
+    lists = faiss.downcast_InvertedLists(source.invlists)
     packer = source.get_CodePacker()
     for place in range(source.nlist):
         size = lists.list_size(place)
         if size:
             old = faiss.rev_swig_ptr(lists.get_ids(place), size)
             kept = np.flatnonzero(alive[old])
-            if not len(kept):
-                continue
-            packed = -(-size // packer.nvec) * packer.block_size
-            codes = faiss.rev_swig_ptr(lists.get_codes(place), packed)
-            if len(kept) < size:
-                codes = _packed(packer, _unpacked(packer, codes)[kept])
-            new = ids[old[kept]]  # a copy, contiguous
-            blocks.add_entries(place, len(kept), faiss.swig_ptr(new), faiss.swig_ptr(codes))
-            target.ntotal += len(kept)
-            _clear_padding(blocks, packer, place)
+            if len(kept):
+                codes = _unpacked(packer, _blocks(lists, packer, place))[kept]
+                _append(target, packer, place, ids[old[kept]], codes)
 
 
-def _clear_padding(blocks: Any, packer: Any, place: int) -> None:
-    """Zero what lies behind the last code of a list: faiss leaves it as it is, and adding ORs into it."""
-    count = blocks.list_size(place)
-    if tail := count % packer.nvec:
-        import faiss
+def _append(index: Any, packer: Any, place: int, ids: IndexArray, codes: Bytes) -> None:
+    """Put rows behind those of a list, and zeros behind them: adding ORs codes into what stands there.
 
-        packed = faiss.rev_swig_ptr(blocks.get_codes(place), -(-count // packer.nvec) * packer.block_size)
-        last = packed[-packer.block_size :]
-        last[:] = _packed(packer, _unpacked(packer, last)[:tail])
-
-
-def _unpacked(packer: Any, packed: Bytes) -> Bytes:
-    """A row of bytes for each code of a list, the padding of the last block included."""
+    faiss's own `add_entries` will not do: it leaves padding as it was, and of a list that holds exactly as
+    many rows as a block has bytes it takes the end for the start of a block, and writes past it.
+    """
     import faiss
 
-    blocks = packed.reshape(-1, packer.block_size)
+    lists = faiss.downcast_InvertedLists(index.invlists)
+    before = lists.list_size(place)
+    whole, tail = divmod(before, packer.nvec)
+    if tail:  # the last block is not full: taken apart and filled
+        codes = np.concatenate([_unpacked(packer, _blocks(lists, packer, place)[whole:])[:tail], codes])
+    lists.resize(place, before + len(ids))
+    _blocks(lists, packer, place)[whole:] = _packed(packer, codes)
+    faiss.rev_swig_ptr(lists.get_ids(place), before + len(ids))[before:] = ids
+    index.ntotal += len(ids)
+
+
+def _blocks(lists: Any, packer: Any, place: int) -> Bytes:
+    """The blocks of a list as they lie in memory, shape (blocks, bytes); the list holds a row or more."""
+    import faiss
+
+    count = -(-lists.list_size(place) // packer.nvec)
+    packed = faiss.rev_swig_ptr(lists.get_codes(place), count * packer.block_size)
+    return packed.reshape(count, packer.block_size)  # type: ignore[no-any-return]
+
+
+def _unpacked(packer: Any, blocks: Bytes) -> Bytes:
+    """A row of bytes for each code of some blocks, the padding of the last one included."""
+    import faiss
+
     codes = np.empty((len(blocks), packer.nvec, packer.code_size), np.uint8)
     for block, rows in zip(blocks, codes, strict=True):
         packer.unpack_all(faiss.swig_ptr(block), faiss.swig_ptr(rows))
@@ -79,7 +88,7 @@ def _unpacked(packer: Any, packed: Bytes) -> Bytes:
 
 
 def _packed(packer: Any, codes: Bytes) -> Bytes:
-    """The opposite: rows of bytes in the interleaved blocks that are scanned."""
+    """The opposite: rows of bytes as the interleaved blocks that are scanned, shape (blocks, bytes)."""
     import faiss
 
     padded = np.zeros((-(-len(codes) // packer.nvec), packer.nvec, packer.code_size), np.uint8)
@@ -87,7 +96,7 @@ def _packed(packer: Any, codes: Bytes) -> Bytes:
     blocks = np.zeros((len(padded), packer.block_size), np.uint8)
     for rows, block in zip(padded, blocks, strict=True):
         packer.pack_all(faiss.swig_ptr(rows), faiss.swig_ptr(block))
-    return blocks.reshape(-1)
+    return blocks
 
 
 class Compared(NamedTuple):
@@ -104,6 +113,8 @@ def compare(index: Any, stored: npt.NDArray[np.float16], *, most: int = COMPARED
     on either side, as rounding differs between machines: a row is wrong only where what it has is worse by
     more than that.
     """
+    if not index.ntotal:
+        return Compared(0, 0)
     rows, place, codes = _sampled(index, most)
     vectors = stored[rows].astype(np.float32)
     nearest = index.quantizer.search(vectors, 1)[0][:, 0]
@@ -152,11 +163,8 @@ def _taken(index: Any, chosen: IndexArray) -> Iterator[tuple[int, IndexArray, By
         first, stop = np.searchsorted(chosen, (start, start + size))
         if first < stop:
             own = chosen[first:stop] - start
-            blocks = faiss.rev_swig_ptr(
-                lists.get_codes(number), -(-size // packer.nvec) * packer.block_size
-            ).reshape(-1, packer.block_size)
             wanted, block = np.unique(own // packer.nvec, return_inverse=True)
-            unpacked = _unpacked(packer, blocks[wanted])
+            unpacked = _unpacked(packer, _blocks(lists, packer, number)[wanted])
             ids = faiss.rev_swig_ptr(lists.get_ids(number), size)[own]
             yield number, ids.astype(np.int64), unpacked[block * packer.nvec + own % packer.nvec]
         start += size

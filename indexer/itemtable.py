@@ -52,8 +52,9 @@ class ItemTable:
         """The items in some rows, in the order given, ascending; reads only their row groups."""
         if not rows:
             return []
-        if self._groups is None:
-            self._groups = RowGroups(self._parquet(), KEPT)
+        with self._lock:
+            if self._groups is None:
+                self._groups = RowGroups(self._parquet(), KEPT)
         return schema.items_from(self._groups.rows(rows))
 
     def of(self, keys: Collection[Key]) -> dict[Key, list[Item]]:

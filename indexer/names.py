@@ -38,7 +38,7 @@ def names_list(table: pa.Table) -> bytes:
     held, lengths = texts.held(said, table.num_rows)
     kinds = np.zeros(table.num_rows, np.uint8)
     np.bitwise_or.at(kinds, members.row[members.alive], members.bit[members.alive])
-    ids = bytes.fromhex("".join(_objects(table["id"])))
+    ids = bytes.fromhex("".join(schema.objects(table["id"])))
     counted = np.array([len(halves)], "<u8")
     return content(texts.words, held, lengths, np.frombuffer(ids, np.uint8), kinds, counted, halves, items)
 
@@ -65,7 +65,7 @@ def _members(table: pa.Table) -> _Members:
     return _Members(
         bounds - bounds[0],
         np.repeat(np.arange(len(lists)), np.diff(bounds)),
-        _objects(path),
+        schema.objects(path),
         hashed & ~error.is_valid().to_numpy(zero_copy_only=False),
         np.ascontiguousarray(hashes[:, 8:16]).view("<u8")[:, 0],
         bits[codes.indices.to_numpy()] if len(codes) else np.zeros(0, np.uint8),
@@ -97,7 +97,7 @@ def _said(table: pa.Table, members: _Members) -> tuple[_Texts, _Said]:
     """The texts of the items that have a living member: each folder, name and value of an item once."""
     texts = _Texts()
     values = _metadata(table["metadata"])
-    paths = _objects(table["path_bytes"])
+    paths = schema.objects(table["path_bytes"])
     rows = np.unique(members.row[members.alive])
     numbers, many = array("I"), array("I")
     for row, start, stop in zip(
@@ -124,7 +124,7 @@ def _metadata(column: pa.ChunkedArray) -> dict[int, list[str]]:
         return {}
     first = int(bounds[0])
     kept = slice(first, int(bounds[-1]))
-    keys, values = (_objects(one[kept]) for one in (maps.keys, maps.items))
+    keys, values = (schema.objects(one[kept]) for one in (maps.keys, maps.items))
     found = {}
     for row in rows.tolist():
         own = slice(int(bounds[row]) - first, int(bounds[row + 1]) - first)
@@ -178,8 +178,3 @@ class _Texts:
         pairs, count = np.unique(pairs, return_counts=True)
         word, document = np.divmod(pairs, max(documents, 1))
         return Held(word, document, count.astype(np.int64)), lengths
-
-
-def _objects(column: pa.Array | pa.ChunkedArray) -> list[Any]:
-    """Values of a column of strings or bytes; much quicker than `to_pylist`."""
-    return column.to_numpy(zero_copy_only=False).tolist() if len(column) else []  # type: ignore[no-any-return]

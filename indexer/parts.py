@@ -5,6 +5,7 @@ What a part is for, and which segments of it count, the store and the snapshot k
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,6 +170,7 @@ class PartReader:
         self._files = files
         self._tables: dict[str, pq.ParquetFile] = {}  # by file name
         self._groups: RowGroups | None = None
+        self._lock = threading.Lock()
         self._by_half: tuple[schema.ByteRows, npt.NDArray[np.uint64], IndexArray] | None = None
         self._structures: dict[Modality, Any] = {}
 
@@ -287,8 +289,9 @@ class PartReader:
 
     def rows(self, rows: Iterable[int]) -> pa.Table:
         """Some segments as a table, in the order given; at least one."""
-        if self._groups is None:
-            self._groups = RowGroups(self.parquet, KEPT)
+        with self._lock:
+            if self._groups is None:
+                self._groups = RowGroups(self.parquet, KEPT)
         return self._groups.rows(rows)
 
     def kept(self, modality: Modality, alive: BoolArray) -> Iterator[pa.Table]:

@@ -170,7 +170,9 @@ class Publisher:
         """Work out and commit what the index lacks beside its vectors. Other writers that commit go first."""
         for _ in range(self.options.commit_attempts):
             base = self.base.generation
-            if base is None or (self._writer is None and not self._due(base)):
+            if base is None or not self.options.derivations:
+                return
+            if self._writer is None and not self._due(base):
                 return  # a writer at hand looks for itself, and opens the generation once
             with self.clock.stage("derive"):
                 try:
@@ -184,8 +186,6 @@ class Publisher:
 
     def _due(self, base: Generation) -> bool:
         """Whether a writer is needed: something is to be worked out, or what was is damaged."""
-        if not self.options.derivations:
-            return False
         with Snapshot.open(self.index_dir, generation=base.name) as snapshot:
             sound = snapshot.sound
         return any(one.due(sound) for one in self.options.derivations)

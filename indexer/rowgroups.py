@@ -27,19 +27,20 @@ class RowGroups:
         """Some rows as one table, in the order given; at least one."""
         import pyarrow as pa
 
-        picked = []
-        for row in rows:
-            number, place = divmod(row, schema.ROW_GROUP)
-            picked.append(self._group(number).slice(place, 1))
+        with self._lock:
+            picked = []
+            for row in rows:
+                number, place = divmod(row, schema.ROW_GROUP)
+                picked.append(self._group(number).slice(place, 1))
         return pa.concat_tables(picked)
 
     def _group(self, number: int) -> pa.Table:
-        with self._lock:
-            table = self._kept.pop(number, None)
-            if table is None:
-                table = self._file.read_row_group(number, use_threads=False)
-                self._bytes += table.nbytes
-                while self._kept and self._bytes > self._most:
-                    self._bytes -= self._kept.pop(next(iter(self._kept))).nbytes
-            self._kept[number] = table
-            return table
+        """One row group, read if it is not kept; whoever asks holds the lock."""
+        table = self._kept.pop(number, None)
+        if table is None:
+            table = self._file.read_row_group(number, use_threads=False)
+            self._bytes += table.nbytes
+            while self._kept and self._bytes > self._most:
+                self._bytes -= self._kept.pop(next(iter(self._kept))).nbytes
+        self._kept[number] = table
+        return table

@@ -216,9 +216,9 @@ def items_from(table: pa.Table) -> list[Item]:
     spans = maps.offsets.to_numpy().tolist()
     first = spans[0] if spans else 0
     stop = spans[-1] if spans else 0
-    keys = _objects(maps.keys.slice(first, stop - first))
-    values = _objects(maps.items.slice(first, stop - first))
-    columns = [_objects(table[name]) for name in ("id", "root_id", "path_bytes")]
+    keys = objects(maps.keys.slice(first, stop - first))
+    values = objects(maps.items.slice(first, stop - first))
+    columns = [objects(table[name]) for name in ("id", "root_id", "path_bytes")]
     items = []
     for row, (item_id, root_id, path) in enumerate(zip(*columns, strict=True)):
         start, end = spans[row] - first, spans[row + 1] - first
@@ -232,7 +232,7 @@ def _members_from(lists: pa.ListArray) -> tuple[list[Member], list[int]]:
     """All members in row order, and where each row's begin."""
     bounds = lists.offsets.to_numpy()
     rows = elements(lists)
-    columns = [_objects(rows.field(i)) for i in range(rows.type.num_fields)]
+    columns = [objects(rows.field(i)) for i in range(rows.type.num_fields)]
     modalities, sources = {m.value: m for m in Modality}, {s.value: s for s in Source}
     members = [
         Member(
@@ -263,7 +263,7 @@ def _flat(column: pa.ChunkedArray) -> Any:
     return column.combine_chunks()
 
 
-def _objects(column: Any) -> list[Any]:
+def objects(column: Any) -> list[Any]:
     """Values as Python objects; much quicker than `to_pylist` for numbers and strings."""
     if (
         column.null_count
@@ -295,7 +295,7 @@ def segment_table(segments: Sequence[Segment]) -> pa.Table:
 def segments_from(table: pa.Table) -> list[Segment]:
     """The rows of a segment table as segments."""
     names = segment_schema().names
-    columns = [_objects(table[name]) for name in names]
+    columns = [objects(table[name]) for name in names]
     return [
         Segment(
             content_hash,

@@ -28,6 +28,7 @@ HALF = np.dtype("<f2")
 IVF_FROM = 200_000  # vectors; below, a flat structure is small and quick enough
 STRUCTURE_FROM = 4096  # vectors; below, a scan takes a millisecond and needs no structure read
 SCAN_ROWS = 512  # rows converted at a time: the block stays in the second-level cache
+SCANNED = 8  # queries that share one scan, which holds all their scores
 MARGIN = 1e-4  # more than float32 rounding moves a score, so that no true hit is cut before exact scoring
 UNIT_TOLERANCE = 2e-3  # how far from 1 a norm may lie, after rounding to float16
 HEADERS = (b"IxSQ", b"IwPf")  # how faiss marks the two types that index_for makes
@@ -165,9 +166,9 @@ def index_for(count: int, dim: int) -> Any:
     if count < IVF_FROM:
         return faiss.IndexScalarQuantizer(dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
     coarse = faiss.IndexFlatIP(dim)
-    codes = dim // CODED_TOGETHER if dim % CODED_TOGETHER == 0 else dim
+    pieces = dim // CODED_TOGETHER if dim % CODED_TOGETHER == 0 else dim
     index = faiss.IndexIVFPQFastScan(
-        coarse, dim, int(np.sqrt(count)), codes, CODE_BITS, faiss.METRIC_INNER_PRODUCT
+        coarse, dim, int(np.sqrt(count)), pieces, CODE_BITS, faiss.METRIC_INNER_PRODUCT
     )
     index.by_residual = True  # what a code tells is where in its list a vector lies
     coarse.this.disown()  # the index frees it
@@ -225,9 +226,9 @@ def build_structure(count: int, dim: int, blocks: Iterator[HalfArray], *, codebo
         return index
     index = index_for(count, dim)
     index.codes.resize(count * dim * HALF.itemsize)
-    codes = _faiss().rev_swig_ptr(index.codes.data(), index.codes.size()).view(HALF).reshape(count, dim)
+    stored = _faiss().rev_swig_ptr(index.codes.data(), index.codes.size()).view(HALF).reshape(count, dim)
     for block in blocks:  # float16 codes are the stored rows themselves: nothing to learn or to convert
-        codes[index.ntotal : index.ntotal + len(block)] = block
+        stored[index.ntotal : index.ntotal + len(block)] = block
         index.ntotal += len(block)
     return index
 
@@ -319,7 +320,8 @@ def candidates(
         for query in queries
     ]
     left = [number for number, one in enumerate(found) if one is None]
-    scanned = iter(exact_candidates(vectors, queries[left], k, alive=alive) if left else ())
+    some = [left[start : start + SCANNED] for start in range(0, len(left), SCANNED)]
+    scanned = (one for few in some for one in exact_candidates(vectors, queries[few], k, alive=alive))
     return [next(scanned) if one is None else one for one in found]
 
 
@@ -360,8 +362,8 @@ def holds(index: Any, vectors: HalfArray) -> bool:
     """Whether a structure holds these vectors: to the bit if it is flat, each id once if it has lists."""
     faiss = _faiss()
     if not hasattr(index, "nlist"):
-        codes = faiss.vector_to_array(index.codes)
-        return bool(np.array_equal(codes, np.ascontiguousarray(vectors).view(np.uint8).reshape(-1)))
+        own = faiss.vector_to_array(index.codes)
+        return bool(np.array_equal(own, np.ascontiguousarray(vectors).view(np.uint8).reshape(-1)))
     lists = index.invlists
     ids = [
         faiss.rev_swig_ptr(lists.get_ids(place), lists.list_size(place)).copy()

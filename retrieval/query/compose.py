@@ -116,7 +116,7 @@ def _prepared(
     except TriptychError as error:
         yield error
     except OSError as error:
-        yield QueryError(f"it cannot be read: {error.strerror or error}", hint="check the file")
+        yield QueryError(f"{query.label} cannot be read: {error.strerror or error}", hint="check the file")
 
 
 def _nothing(query: Query | TriptychError) -> QueryError:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from indexer import vectors
+from indexer import codes, vectors
 from indexer.errors import StoreError
 from indexer.generation import Generation, Space, read_current
 from indexer.snapshot import Snapshot
@@ -139,6 +139,28 @@ def test_merged_lists_equal_lists_built_anew(monkeypatch: pytest.MonkeyPatch) ->
     for scores, rows, expected_scores, expected_rows in zip(*found, *expected, strict=True):
         own, other = scores[same[rows]], expected_scores[same[expected_rows]]
         np.testing.assert_array_equal(own[:8], other[:8])
+
+
+def test_lists_as_long_as_a_block_has_bytes_merge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vectors, "IVF_FROM", 1000)
+    stored = _clustered(11_000).astype(np.float16)
+    codebook = vectors.train_codebook(stored[:1000])
+    pieces = [stored[:10_000], stored[10_000:]]
+    long = codebook.get_CodePacker().block_size
+    nearest = codebook.quantizer.search(pieces[0].astype(np.float32), 1)[1][:, 0]
+    alive = np.zeros(10_000, bool)
+    for number in range(codebook.nlist):
+        alive[np.flatnonzero(nearest == number)[:long]] = True
+    assert (np.bincount(nearest[alive]) == long).any()
+    lives = [alive, np.ones(1000, bool)]
+    structures = [
+        vectors.build_structure(len(piece), DIM, iter([piece]), codebook=codebook) for piece in pieces
+    ]
+    merged = vectors.merge_structures(codebook, zip(structures, pieces, lives, strict=True))
+    kept = np.concatenate([piece[mask] for piece, mask in zip(pieces, lives, strict=True)])
+    assert vectors.holds(merged, kept)
+    found = codes.compare(merged, kept, most=len(kept))
+    assert found == (0, len(kept))
 
 
 def _codes_of(structure: Any, count: int) -> np.ndarray:

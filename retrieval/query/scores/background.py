@@ -45,6 +45,8 @@ class Background:
         self._hubs: dict[tuple[int, Modality], Packed | None] = {}
         self._peaks: dict[tuple[int, Modality], Packed | None] = {}
         self._best: dict[tuple[Modality, Modality], FloatArray | None] = {}
+        self._samples: dict[Modality, FloatArray] = {}
+        self._usual: tuple[tuple[Modality, bytes], tuple[float, float]] | None = None
 
     @classmethod
     def open(cls, snapshot: Snapshot) -> Background | None:
@@ -73,14 +75,25 @@ class Background:
 
         None where there is none.
         """
-        if f"{modality}.vectors" not in self._bank.arrays:
-            return None
-        own = int(self._bank.array(f"{modality}.sampled", (1,))[0])
-        sample = self._bank.array(f"{modality}.vectors", (None, len(vector)))[:own]
+        sample = self._sample(modality, len(vector))
         if len(sample) < 2:
             return None
-        scores = sample.astype(np.float32) @ vector
-        return float(scores.mean()), max(float(scores.std()), 1e-3)
+        key = modality, vector.tobytes()
+        last = self._usual
+        if last is None or last[0] != key:  # else it is asked again, for what words bring
+            scores = sample @ vector
+            self._usual = last = key, (float(scores.mean()), max(float(scores.std()), 1e-3))
+        return last[1]
+
+    def _sample(self, modality: Modality, dim: int) -> FloatArray:
+        """Vectors of some segments of a modality, shape (n, dim); of none where the bank has none."""
+        if modality not in self._samples:
+            sample = np.zeros((0, dim), np.float32)
+            if f"{modality}.vectors" in self._bank.arrays:
+                own = int(self._bank.array(f"{modality}.sampled", (1,))[0])
+                sample = self._bank.array(f"{modality}.vectors", (None, dim))[:own].astype(np.float32)
+            self._samples[modality] = sample
+        return self._samples[modality]
 
     def best_scores(self, query: Modality, modality: Modality) -> FloatArray | None:
         """The best cosine of each background query of a modality with any segment of another, ascending.
