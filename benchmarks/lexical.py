@@ -39,7 +39,7 @@ from indexer.types import Item, Member, Modality, Segment, Source
 from indexer.words import WordLists
 from retrieval.query import lexical
 from retrieval.query.blend import DEPTH
-from retrieval.query.fuse import CONSTANT, reciprocal_rank
+from retrieval.query.fuse import CONSTANT, middle_ranks, places, reciprocal_rank
 from retrieval.query.lexical import Lexicon
 
 CUTS = (1, 5, 10)
@@ -148,11 +148,11 @@ def ranks_of(half: stamps.Half, collection: str, name: str, *, noise: float = 0.
                 dense = [ids[place] for place in np.lexsort((ids, -line)).tolist()]
                 alone = [hit.item_id for hit in lexicon.search(text, limit=LIMIT)]
                 hits = lexicon.search(text, limit=LIMIT, prefer=dense[:DEPTH])
-                words = [hit.item_id for hit in hits]
+                words = middle_ranks([hit.item_id for hit in hits], [hit.score for hit in hits])
                 ways = {"dense": dense, "lexical": alone}
                 worth = lexicon.worth_it(text)
                 for constant in CONSTANTS:
-                    fused = list(reciprocal_rank([dense, words], constant=constant))
+                    fused = list(reciprocal_rank([places(dense), words], constant=constant))
                     ways[f"fused, {constant}"] = fused
                     ways[f"auto, {constant}"] = fused if worth else dense
                 for way, order in ways.items():

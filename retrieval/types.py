@@ -151,7 +151,7 @@ class LexicalScore:
     """What the words say of a hit."""
 
     score: float  # BM25, from 0; higher is better
-    rank: int  # from 1, among all items
+    rank: float  # from 1, among all items; of those that score the same the mean of their places
     words: tuple[str, ...]  # of the query that were found
 
 
@@ -182,7 +182,7 @@ class Hit:
     key: str | None = None  # and the row's key: its id, or a hash where it has none
     probability: float | None = None  # that it is relevant, in [0, 1]; None where the score is a bare cosine
     content_hash: bytes = b""  # of the segment's medium
-    duplicates: int = 0  # near-duplicates of it that are not shown
+    duplicates: int = 0  # other items that are near-duplicates of it, where those are grouped
     stages: Stages = Stages()
 
     @property

@@ -11,7 +11,7 @@ import numpy as np
 from indexer.snapshot import Candidates, Snapshot
 from indexer.types import Item, Modality
 from retrieval.query.context import Context, unwanted_words
-from retrieval.query.fuse import reciprocal_rank
+from retrieval.query.fuse import middle_ranks, places, reciprocal_rank
 from retrieval.query.matches import best_items
 from retrieval.query.pool import scored
 from retrieval.query.ranked import Ranked, hits_of
@@ -52,10 +52,12 @@ def with_words(
         prefer=prefer,
     )
     unwanted = _unwanted(context)
-    by_words = {hit.item_id: (rank, hit) for rank, hit in enumerate(told, 1) if hit.item_id not in unwanted}
+    ranks = middle_ranks([hit.item_id for hit in told], [hit.score for hit in told])
+    by_words = {hit.item_id: (ranks[hit.item_id], hit) for hit in told if hit.item_id not in unwanted}
     meant = [] if only else [one.hit.item_id for one in found]
-    fused = reciprocal_rank([meant[:DEPTH], list(by_words)])
-    order = sorted(fused, key=lambda item: (-fused[item], item))
+    fused = reciprocal_rank([places(meant[:DEPTH]), {item: rank for item, (rank, _) in by_words.items()}])
+    told_at = {item: place for place, item in enumerate(by_words)}
+    order = sorted(fused, key=lambda item: (-fused[item], told_at.get(item, limit), item))
     order += [item for item in meant[DEPTH:] if item not in fused]
     known = {} if only else {one.hit.item_id: one for one in found}
     kept: list[Ranked] = []
@@ -123,7 +125,7 @@ def _likelier(one: Ranked, other: Ranked) -> bool:
     return one.hit.probability > other.hit.probability
 
 
-def _with(one: Ranked, told: tuple[int, LexicalHit] | None, fused: float | None) -> Ranked:
+def _with(one: Ranked, told: tuple[float, LexicalHit] | None, fused: float | None) -> Ranked:
     words = None if told is None else LexicalScore(told[1].score, told[0], told[1].words)
     stages = replace(one.hit.stages, lexical=words, fused=fused)
     return one._replace(hit=replace(one.hit, stages=stages))

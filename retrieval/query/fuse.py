@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -52,21 +54,34 @@ def by_score(
             merged.append(one)
 
 
-def reciprocal_rank(
-    lists: Sequence[Sequence[str]], *, constant: float = CONSTANT, weights: Sequence[float] | None = None
-) -> dict[str, float]:
-    """The sum of weight / (constant + rank) over the lists that name an id, best first, ties by id.
+def reciprocal_rank(lists: Sequence[Mapping[str, float]], *, constant: float = CONSTANT) -> dict[str, float]:
+    """The sum of 1 / (constant + rank) over the lists that name an id, best first, ties by id.
 
-    Ranks count from 1 within each list, an id's first place in it counts. Reciprocal rank fusion (Cormack,
-    Clarke and Buettcher, SIGIR 2009): the lists' scores are of no matter. ValueError for a constant below 0,
-    or weights that are not one positive number a list.
+    Each list says the ranks of its ids, from 1. Reciprocal rank fusion (Cormack, Clarke and Buettcher, SIGIR
+    2009): the lists' scores are of no matter. ValueError for a constant below 0.
     """
-    each = [1.0] * len(lists) if weights is None else list(weights)
-    if constant < 0 or len(each) != len(lists) or not all(0 < weight < math.inf for weight in each):
-        raise ValueError("a constant from 0 and a positive weight for each list were expected")
+    if constant < 0:
+        raise ValueError(f"the constant is {constant}, 0 or more was expected")
     shares: dict[str, list[float]] = {}
-    for names, weight in zip(lists, each, strict=True):
-        for rank, name in enumerate(dict.fromkeys(names), start=1):
-            shares.setdefault(name, []).append(weight / (constant + rank))
+    for ranks in lists:
+        for name, rank in ranks.items():
+            shares.setdefault(name, []).append(1 / (constant + rank))
     fused = {name: math.fsum(own) for name, own in shares.items()}  # exact, whatever the lists' order
     return dict(sorted(fused.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
+def places(names: Sequence[str]) -> dict[str, float]:
+    """The place of each id in a list, from 1; the first one counts."""
+    return {name: float(place) for place, name in enumerate(dict.fromkeys(names), start=1)}
+
+
+def middle_ranks(names: Sequence[str], scores: Sequence[float]) -> dict[str, float]:
+    """The rank of each id, best first, from 1: of those that score the same the mean of their places.
+
+    So a list that tells nothing between some adds nothing between them. Ids are unlike each other.
+    """
+    ranks: dict[str, float] = {}
+    for _, own in groupby(zip(names, scores, strict=True), key=itemgetter(1)):
+        tied = [name for name, _ in own]
+        ranks |= dict.fromkeys(tied, len(ranks) + (len(tied) + 1) / 2)
+    return ranks

@@ -51,7 +51,7 @@ def _stage_lines(found: Explanation) -> Iterator[str]:
         yield line if told.probability is None else f"{line}, probability {told.probability:.2f}"
     if stages.lexical is not None:
         words = ", ".join(map(printable, stages.lexical.words))
-        rank = f", rank {stages.lexical.rank}" if stages.lexical.rank else ""
+        rank = f", rank {stages.lexical.rank:g}" if stages.lexical.rank else ""
         yield f"   words: {words}; BM25 {stages.lexical.score:.2f}{rank}"
     if stages.fused is not None:
         yield f"   ranks fused: {stages.fused:.4f}"

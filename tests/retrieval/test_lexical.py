@@ -13,7 +13,7 @@ from indexer.snapshot import Snapshot
 from indexer.store import Writer
 from indexer.tokens import words
 from indexer.types import Modality, Source
-from retrieval.query.fuse import reciprocal_rank
+from retrieval.query.fuse import middle_ranks, places, reciprocal_rank
 from retrieval.query.lexical import LexicalHit, Lexicon
 from tests.worded import Thing, bm25, digest, index
 
@@ -223,25 +223,27 @@ def test_modalities(tmp_path: Path) -> None:
 
 
 def test_reciprocal_rank_is_the_sum_of_the_lists() -> None:
-    lists = [["a", "b", "c"], ["c", "a"], ["d"]]
+    lists = [places(names) for names in (["a", "b", "c"], ["c", "a"], ["d"])]
     fused = reciprocal_rank(lists, constant=60)
     assert fused == pytest.approx({"a": 1 / 61 + 1 / 62, "c": 1 / 63 + 1 / 61, "d": 1 / 61, "b": 1 / 62})
     assert list(fused) == ["a", "c", "d", "b"]
-    weighted = reciprocal_rank(lists, constant=0, weights=[1, 0.5, 4])
-    assert weighted == pytest.approx({"d": 4.0, "a": 1.25, "c": 1 / 3 + 0.5, "b": 0.5})
 
 
 def test_reciprocal_rank_ties_are_in_the_order_of_ids_whatever_the_lists() -> None:
-    assert list(reciprocal_rank([["z", "m"], ["m", "z"], ["a"]], constant=1)) == ["m", "z", "a"]
-    one = reciprocal_rank([["x"], ["q", "x"], ["q", "r", "x"]], constant=60)
-    assert one == reciprocal_rank([["q", "r", "x"], ["x"], ["q", "x"]], constant=60)
-    assert reciprocal_rank([["x", "x", "y"]], constant=1) == {"x": 0.5, "y": pytest.approx(1 / 3)}
-    assert reciprocal_rank([[], []]) == {}
+    lists = [places(names) for names in (["z", "m"], ["m", "z"], ["a"])]
+    assert list(reciprocal_rank(lists, constant=1)) == ["m", "z", "a"]
+    lists = [places(names) for names in (["x"], ["q", "x"], ["q", "r", "x"])]
+    assert reciprocal_rank(lists, constant=60) == reciprocal_rank(lists[::-1], constant=60)
+    assert reciprocal_rank([{}, {}]) == {}
+    assert places(["x", "y", "x"]) == {"x": 1, "y": 2}
 
 
-@pytest.mark.parametrize(
-    "options", [{"constant": -1}, {"weights": [1]}, {"weights": [1, 0]}, {"weights": [1, float("nan")]}]
-)
-def test_reciprocal_rank_refuses_what_means_nothing(options: dict[str, object]) -> None:
+def test_reciprocal_rank_refuses_what_means_nothing() -> None:
     with pytest.raises(ValueError, match="constant"):
-        reciprocal_rank([["a"], ["b"]], **options)  # type: ignore[arg-type]
+        reciprocal_rank([{"a": 1}], constant=-1)
+
+
+def test_those_that_score_the_same_share_the_mean_of_their_places() -> None:
+    ranks = middle_ranks("abcdef", [3.0, 2.0, 2.0, 2.0, 1.0, 1.0])
+    assert ranks == {"a": 1, "b": 3, "c": 3, "d": 3, "e": 5.5, "f": 5.5}
+    assert middle_ranks([], []) == {}
