@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from indexer.errors import ConfigError
+from retrieval.home import expanded
 
 APP = "triptych"
 NOUNS = {int: "a whole number", float: "a number", str: "a word", bool: "true or false"}
@@ -88,7 +89,7 @@ def load_settings(file: Path | None = None) -> Settings:
 def _convert(name: str, value: Any) -> Any:
     """A raw value as the field's type, which its default shows."""
     if name == "index":
-        return Path(str(value)).expanduser()
+        return expanded(str(value))
     wanted = type(getattr(Settings(), name))
     try:
         converted = BOOLEANS[str(value).strip().lower()] if wanted is bool else wanted(value)
@@ -117,7 +118,7 @@ def _place(kind: str) -> Path:
     """The user's folder of a kind: below TRIPTYCH_HOME, or where the platform has it."""
     home = os.environ.get("TRIPTYCH_HOME")
     if home:
-        return Path(home).expanduser().absolute() / kind
+        return expanded(home).absolute() / kind
     import platformdirs
 
     places = {

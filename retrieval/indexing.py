@@ -15,6 +15,7 @@ from indexer.generation import Generation, read_current
 from indexer.report import BuildOptions, OnEvent, UpdateReport, Warned
 from retrieval import places
 from retrieval.config import Settings, data_dir
+from retrieval.home import expanded
 from retrieval.models.model import Model
 from retrieval.models.registry import load_model, load_space
 from retrieval.runtime.choose import Placement
@@ -23,7 +24,7 @@ from retrieval.runtime.choose import Placement
 def place_for(sources: Sequence[Path], named: Path | None, settings: Settings) -> Path:
     """The index to write: the named one, else in the first source; without sources the one to be read."""
     if sources:
-        return places.for_writing([source.expanduser().absolute() for source in sources], named)
+        return places.for_writing([expanded(source).absolute() for source in sources], named)
     return places.for_reading(named, settings.index).path
 
 
@@ -66,7 +67,7 @@ def update_index(
             note(choice.note)
     report = update(
         index,
-        [source.expanduser() for source in sources],
+        [expanded(source) for source in sources],
         encoders={modality: towers.tower(modality) for modality in towers.modalities},
         options=BuildOptions(
             model=towers.name,

@@ -14,6 +14,7 @@ from pathlib import Path
 from indexer.errors import ConfigError, IndexNotFound
 from indexer.fsio import write_atomic
 from retrieval.config import data_dir
+from retrieval.home import expanded
 
 INDEX_NAME = ".triptych"
 LOCK_TIMEOUT_S = 10.0  # the lock is held for the moment of a write
@@ -104,7 +105,7 @@ def _covers(root: Path, here: Path) -> bool:
 
 def _inside(path: Path) -> Path:
     """The index that a path names: itself, or the `.triptych` in it."""
-    path = path.expanduser().absolute()
+    path = expanded(path).absolute()
     if not (path / "CURRENT").exists() and (path / INDEX_NAME / "CURRENT").exists():
         return path / INDEX_NAME
     return path

@@ -21,8 +21,8 @@ BatchFlag = Annotated[
         "--batch",
         metavar="FILE",
         help="Answer each line of FILE (- for stdin), one term whatever is in it or JSON as for --query-json,"
-        " by a JSON object with its hits or an error. Exact, where a search of one query goes through"
-        " inverted lists.",
+        " by a JSON object with its hits or an error. One term is compared with all vectors, also where a"
+        " search goes through inverted lists; several are searched as without --batch, on the CPU.",
     ),
 ]
 SearchGpuFlag = Annotated[
@@ -52,5 +52,5 @@ def search_batch(searcher: Searcher, file: BinaryIO, form: Request, *, gpu: bool
         say("there was no line to answer")
     if failed:
         lines = f"{failed} line{'s' * (failed != 1)}"
-        say(f"{lines} could not be read as a query; `error` in the output says why")
+        say(f"{lines} could not be answered; `error` in the output says why")
     return 2 if failed else 0 if hits else 1

@@ -93,10 +93,10 @@ class SearchFlags:
 
 
 def format_of(flags: SearchFlags) -> Format:
-    """The one output format. ConfigError for two of them, and for other flags that do not go together."""
-    from retrieval.render.data import Format, pick_format
+    """The one output format. ConfigError for two of them."""
+    from retrieval.render.data import pick_format
 
-    form = pick_format(
+    return pick_format(
         {
             "json": flags.as_json,
             "jsonl": flags.jsonl,
@@ -105,6 +105,12 @@ def format_of(flags: SearchFlags) -> Format:
             "nul": flags.nul,
         }
     )
+
+
+def check_together(flags: SearchFlags, form: Format) -> None:
+    """ConfigError where nothing is to be searched for, and for flags or a format that do not go together."""
+    from retrieval.render.data import Format
+
     named = flags.asks or bool(flags.like)
     if flags.repeat and named:
         raise ConfigError("--repeat and a query", hint="--repeat is the last search as it was; leave one out")
@@ -117,7 +123,6 @@ def format_of(flags: SearchFlags) -> Format:
         raise ConfigError("both --batch and a query", hint="give one of them")
     elif form not in (Format.TABLE, Format.JSONL):
         raise ConfigError("--batch prints JSON lines only", hint="leave out the other output format")
-    return form
 
 
 def request_of(flags: SearchFlags, settings: Settings) -> tuple[Path | None, Request]:

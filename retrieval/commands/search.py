@@ -12,7 +12,7 @@ import typer
 from retrieval.commands.batch import open_batch, search_batch
 from retrieval.commands.flags import takes
 from retrieval.commands.place import chosen_index, say_absent, say_build
-from retrieval.commands.request import SearchFlags, format_of, request_of
+from retrieval.commands.request import SearchFlags, check_together, format_of, request_of
 from retrieval.commands.talk import say
 from retrieval.config import Settings, load_settings
 from retrieval.render.escape import printable
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 def search(flags: SearchFlags) -> None:
     """Find items by words, pictures, sounds and concepts. Exits 0 with hits, 1 without, 2 on an error."""
     form = format_of(flags)
+    check_together(flags, form)
     settings = load_settings()
     index, request = request_of(flags, settings)
     with _opened(chosen_index(index, settings), flags.model, settings) as searcher:

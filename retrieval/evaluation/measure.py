@@ -17,6 +17,7 @@ from retrieval.evaluation.index import evaluate_index
 from retrieval.evaluation.report import About, to_json, write_html
 from retrieval.evaluation.run import Comparison, Evaluation, compare, evaluate
 from retrieval.evaluation.run import Settings as Measures
+from retrieval.home import expanded
 from retrieval.models.model import Model
 from retrieval.models.registry import load_model
 from retrieval.places import INDEX_NAME
@@ -66,8 +67,8 @@ def measure(
     measured, ModelNotFound.
     """
     if job.html is not None:
-        _check_html(job.html.expanduser().absolute())
-    index = _index_of(Path(job.source).expanduser())
+        _check_html(expanded(job.html).absolute())
+    index = _index_of(expanded(job.source))
     if index is not None:
         result = _measure_index(job, index)
     else:
@@ -75,7 +76,7 @@ def measure(
     result = replace(result, notes=(*result.notes, *map("warning: {}".format, result.evaluation.cautions)))
     if job.html is not None:
         write_html(
-            job.html.expanduser(),
+            expanded(job.html),
             result.encoded,
             result.evaluation,
             result.about,

@@ -17,6 +17,7 @@ from torch import nn
 
 from indexer.errors import ConfigError, MediaError, ModelError
 from indexer.types import FloatArray, Modality
+from retrieval.home import expanded
 from retrieval.models.backbones import TRAINED_HEADS, backbone_of, base_head
 from retrieval.models.bridge import Bridge, Progress, fit_bridge
 from retrieval.models.bridge_types import BridgeOptions, BridgeReport, Method
@@ -124,7 +125,7 @@ def join(
 def read_texts(path: Path) -> list[str]:
     """A file's lines, empty ones left out. ConfigError where it cannot be read."""
     try:
-        lines = path.expanduser().read_text(encoding="utf-8-sig").splitlines()
+        lines = expanded(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"the captions {path} cannot be read: {error}", hint="give UTF-8 text, a caption a line"
@@ -136,7 +137,7 @@ def sound_files(folder: Path) -> list[Path]:
     """At most MOST_SOUNDS sounds of a folder and those below it, by name. ConfigError where it has none."""
     from indexer.media.kinds import AUDIO_SUFFIXES
 
-    found = sorted(path for path in folder.expanduser().rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+    found = sorted(path for path in expanded(folder).rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
     if not found:
         raise ConfigError(
             f"{folder} holds no sounds", hint="name a folder with sounds like those to be searched"

@@ -26,6 +26,7 @@ from indexer.media.text import read_text
 from indexer.scan import scan
 from indexer.types import Modality
 from retrieval.encoders.tower import Tower
+from retrieval.home import expanded
 from retrieval.models.bundle import Bundle, ModelSpec, TowerSpec, link_or_copy
 from retrieval.models.cache import store
 from retrieval.models.int8_report import Picture, Quantised, measured
@@ -165,7 +166,7 @@ def _pictures(folder: Path, tower: Tower) -> tuple[list[Picture], list[Picture]]
 
     Which are taken follows from their paths alone. Those that cannot be read are left out.
     """
-    found = scan(folder.expanduser())
+    found = scan(expanded(folder))
     if found.missing:
         raise ConfigError(f"{folder} is not there", hint="name a folder of pictures")
     entries = [one for one in found.items if one.members[0].modality is Modality.IMAGE]

@@ -15,6 +15,7 @@ from typing import Any
 
 from indexer.errors import ModelError, ModelNotFound
 from indexer.types import Modality
+from retrieval.home import expanded
 from retrieval.models.bundle import SPEC, Bundle, ModelSpec, write_bundle
 from retrieval.models.cache import (
     bundles,
@@ -73,7 +74,7 @@ def load_model(
     build's steps. ModelNotFound says what exists, ConfigError which dimensions.
     """
     if names_folder(name):
-        model = Model(keep_model(Path(name).expanduser().absolute()), threads)
+        model = Model(keep_model(expanded(name).absolute()), threads)
     else:
         model = load_space(name, progress=progress, threads=threads)
     return model if dim is None else model.with_dim(dim)
@@ -100,7 +101,7 @@ def names_folder(name: str) -> bool:
         return False
     if any(separator in name for separator in separators):
         return True
-    return name != STARTER and os.path.isfile(Path(name).expanduser() / SPEC)  # noqa: PTH113 - never raises
+    return name != STARTER and os.path.isfile(expanded(name) / SPEC)  # noqa: PTH113 - never raises
 
 
 def _bundle_in(folder: Path) -> Bundle:
@@ -168,7 +169,7 @@ def find_model(name: str, *, called: str | None = None, threads: int = 0) -> Mod
 def model_spec(name: str = STARTER) -> dict[str, Any]:
     """What the `model.json` of a model says, named as for `load_model`. ModelNotFound."""
     if names_folder(name):
-        return _bundle_in(Path(name).expanduser().absolute()).spec.to_json()
+        return _bundle_in(expanded(name).absolute()).spec.to_json()
     return find_model(name).bundle.spec.to_json()
 
 

@@ -100,15 +100,16 @@ def _answers(
     contexts = [one for one in asked if isinstance(one, Context)]
     lists = [_found(searcher.snapshot, modality, contexts, find) for modality in modalities]
     for line, one in zip(lines, asked, strict=True):
+        if isinstance(one, TriptychError):
+            yield Answer(line, error=one.message)
+            continue
+        found = [next(some) for some in lists] if isinstance(one, Context) else []
         try:
             if isinstance(one, Context):
-                found = [next(some) for some in lists]
                 yield Answer(line, _result(searcher.snapshot, one, found, modalities))
-            elif isinstance(one, TriptychError):
-                yield Answer(line, error=one.message)
             else:
                 yield Answer(line, _composed(searcher, replace(form, expression=one)))
-        except QueryError as error:
+        except TriptychError as error:  # a model that lacks a tower, say: the other lines may do without
             yield Answer(line, error=error.message)
 
 
@@ -117,7 +118,11 @@ def _composed(searcher: Searcher, request: Request) -> SearchResult:
     try:
         return searcher.search(request)
     except OSError as error:
-        raise QueryError(f"it cannot be read: {error.strerror or error}") from None
+        raise _unreadable(error) from None
+
+
+def _unreadable(error: OSError) -> QueryError:
+    return QueryError(f"it cannot be read: {error.strerror or error}")
 
 
 def _alone(parsed: Expression | TriptychError) -> Query | TriptychError:
@@ -164,6 +169,8 @@ def _parsed(line: str, searcher: Searcher) -> Expression | TriptychError:
         if not _is_utf8(line) and (is_json or any(words_of(found))):
             return QueryError("the line is not UTF-8")
         return replace(found, query=searcher.resolve(found.query)) if isinstance(found, Term) else found
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        return _unreadable(error)
     except TriptychError as error:
         return error
 

@@ -150,20 +150,22 @@ def _csv(result: SearchResult) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(_row(hit) for hit in result.hits)
+    grouped = result.request.group_duplicates
+    writer.writerows(_row(hit, grouped=grouped) for hit in result.hits)
     return buffer.getvalue()
 
 
-def _row(hit: Hit) -> dict[str, Any]:
+def _row(hit: Hit, *, grouped: bool) -> dict[str, Any]:
     """A hit as a row of CSV, with what of its stages is one number; of several terms the cosine of the first.
 
     Each term's numbers and a manifest's own columns differ in number from search to search: JSON has them.
+    Where nothing was `grouped` nobody counted duplicates, and there is no number of them.
     """
     entry = hit_json(hit)
     stages = entry["stages"]
     words = stages.get("lexical", {})
     return entry | {
-        "duplicates": hit.duplicates,
+        "duplicates": hit.duplicates if grouped else None,
         "cosine": stages["terms"][0]["cosine"] if stages["terms"] else None,
         "lexical_rank": words.get("rank"),
         "lexical_score": words.get("score"),

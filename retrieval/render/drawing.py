@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from indexer.errors import ConfigError
+from retrieval.render.escape import printable
 from retrieval.types import clock
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class _Page:
     def __init__(self, drawn: RGB, title: str, most: float, *, left: int = 0, below: int = 0) -> None:
         from PIL import Image, ImageDraw, ImageFont
 
+        title = printable(" ".join(title.split()))  # on its line, whatever words a user asked for
         shown = bool(title) and title.isascii()
         height, width = drawn.shape[:2]
         self.width, self.height = width, height  # of what is drawn

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from indexer.errors import ConfigError, TrainingError
 from indexer.types import Modality
+from retrieval.home import expanded
 from retrieval.training.options import Start, TrainOptions
 from retrieval.training.types import Examples, PairSet, Row, Split
 
@@ -35,7 +36,7 @@ def checked_places(job: TrainJob) -> tuple[Path, Path]:
         raise ConfigError(
             "exactly one of SOURCE and --from-index is needed", hint="triptych train pairs.parquet --out DIR"
         )
-    out = Path(os.path.abspath(job.out.expanduser()))  # noqa: PTH100 - a name for `--out .` and `a/..`
+    out = Path(os.path.abspath(expanded(job.out)))  # noqa: PTH100 - a name for `--out .` and `a/..`
     run_folder = out.with_name(f"{out.name}.run")
     check_name(out.name)
     check_out(out)

@@ -21,7 +21,7 @@ def test_a_batch_answers_as_single_searches_do(indexed: Path) -> None:
     stdin = "".join(f"{line}\n" for line in LINES).encode()
     done = run("search", "--batch", "-", "-k", "3", stdin=stdin, cwd=indexed)
     assert done.returncode == 2, done.stderr.decode()
-    assert b"1 line could not be read" in done.stderr
+    assert b"1 line could not be answered" in done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [answer["query"] for answer in answers] == LINES
     assert "empty" in answers[3]["error"]

@@ -33,3 +33,12 @@ def test_a_query_of_negated_terms_is_refused(
 ) -> None:
     assert "only negated terms" in told(["search", "--not", "a"], monkeypatch, capsys)
     assert "not JSON" in told(["search", "--query-json", "{"], monkeypatch, capsys)
+
+
+def test_a_user_who_is_not_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (
+        ["search", "~100 birds", "--index", "~no such user/x"],
+        ["search", "--query-json", '{"file": "~no such user/x.png"}'],
+        ["explain", "~100 birds", "~no such user/x.png", "--index", "~no such user/x"],
+    ):
+        assert told(arguments, monkeypatch, capsys).startswith("error: ")

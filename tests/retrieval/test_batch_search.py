@@ -16,7 +16,7 @@ from PIL import Image
 
 from indexer import vectors
 from indexer.build import BuildOptions, update
-from indexer.errors import QueryError
+from indexer.errors import QueryError, WeightsMissing
 from indexer.nearest import Rows
 from indexer.snapshot import Snapshot
 from indexer.types import Modality, Source
@@ -241,6 +241,36 @@ def test_an_object_on_a_line_is_a_query_of_any_form(searcher: Searcher, tmp_path
     wrong = {3: "unknown key", 4: "broken|empty", 5: "not JSON", 6: "UTF-8"}
     for number, part in wrong.items():
         assert re.search(part, answers[number].error or ""), answers[number]
+
+
+def test_no_line_costs_the_others_their_answers(
+    searcher: Searcher, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Image.new("RGB", (9, 9), "blue").save(tmp_path / "blue.png")
+    towers = toy_encoders()
+
+    def tower(modality: Modality) -> Any:
+        if modality is Modality.IMAGE:
+            raise WeightsMissing("the picture tower is not installed")
+        return towers[modality]
+
+    monkeypatch.setattr(searcher.model, "tower", tower)
+    picture = {"file": str(tmp_path / "blue.png")}
+    missing = json.dumps({"all": [{"text": "red"}, picture]})
+    long = "x" * 300
+    lines = ["red", missing, "~100 birds", json.dumps(picture), f"file:{long}.png", "~\0"]
+    lines += [json.dumps({"any": [{"text": "sea"}, {"file": long}]})]
+    lines += [json.dumps({"file": "~none/x.png"}), "sea"]
+    answers = list(search_lines(searcher, lines, Request(k=3, modalities=(Modality.TEXT,))))
+    assert [answer.line for answer in answers] == lines
+    parts = {1: "tower", 3: "tower", 4: "cannot be read", 6: "cannot be read", 7: "does not exist"}
+    assert [number for number, answer in enumerate(answers) if answer.error is not None] == list(parts)
+    for number, part in parts.items():
+        assert part in (answers[number].error or "")
+    for number in {*range(len(lines))} - {*parts}:
+        result = answers[number].result
+        assert result is not None
+        assert len(result.hits) == 3
 
 
 def test_a_vector_of_another_length_is_told(searcher: Searcher) -> None:

@@ -70,6 +70,12 @@ def test_a_title_takes_a_line_and_never_more_width() -> None:
     assert np.array_equal(png_of(picture(), "собака"), plain)  # the font lacks these letters
 
 
+def test_a_title_stays_on_its_line() -> None:
+    assert np.array_equal(png_of(picture(), "a\nb\t c\r\n"), png_of(picture(), "a b c"))
+    assert np.array_equal(png_of(picture(), "\x1b"), png_of(picture(), "\\x1b"))  # spelled, not a box
+    assert np.array_equal(png_of(picture(), " \n"), png_of(picture()))
+
+
 def test_a_sound_has_its_bands_and_slices_with_hertz_and_seconds_beside() -> None:
     drawn = png_of(sound())
     left, bottom = MARGIN + LEFT, MARGIN + 3 * BAND

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 from indexer.errors import ConfigError, QueryError
 from indexer.types import Modality
 from retrieval.commands.flags import takes
-from retrieval.commands.request import SearchFlags, format_of, request_of
+from retrieval.commands.request import SearchFlags, check_together, format_of, request_of
 from retrieval.config import Settings
 from retrieval.render.data import Format
 from retrieval.types import AllOf, Lexical, Not, Request, Rerank
@@ -100,7 +101,10 @@ def test_flags_that_do_not_go_together() -> None:
         (SearchFlags(), "nothing to search for"),
         (SearchFlags(repeat=True, like="3"), "--repeat and a query"),
         (SearchFlags(query=["a"], as_json=True, as_csv=True), "two output formats: json and csv"),
+        (SearchFlags(batch=Path("-"), as_csv=True), "--batch prints JSON lines only"),
+        (SearchFlags(batch=Path("-"), query=["a"]), "both --batch and a query"),
+        (SearchFlags(query=["a"], gpu=False), "--gpu and --no-gpu are for many queries"),
     ):
         with pytest.raises(ConfigError) as caught:
-            format_of(flags)
+            check_together(flags, format_of(flags))
         assert caught.value.message == message

@@ -13,7 +13,7 @@ from PIL import Image
 from indexer.errors import QueryError, QuerySyntaxError
 from indexer.types import Modality
 from retrieval.query.language.grammar import parse
-from retrieval.query.language.jsonform import to_json
+from retrieval.query.language.jsonform import from_json, to_json
 from retrieval.query.language.pointer import pointed
 from retrieval.types import AllOf, AnyOf, Expression, Not, Query, Term
 
@@ -108,6 +108,8 @@ def test_a_lone_minus_is_standard_input() -> None:
         (["a", "1e9*b"], "a weight of 1e+09 is too large", 3),
         (["1e-9*b"], "a weight of 1e-09 is too small", 1),
         (["100*", "(", "100*b", ")"], "a weight of 10000 is too large", 1),
+        (["a", "-", "1000*(", "-", "1000*b", ")"], "a weight of 1e+06 is too large", 5),
+        (["a", "-", "(", ".01*", "(", "-", ".01*b", ")", ")"], "a weight of 0.0001 is too small", 5),
         (["a", ""], "the query is empty", 3),
         (["a", "concept:"], "concept: has no name after it", 3),
         (["a", "./none.png"], "./none.png is no file", 3),
@@ -190,3 +192,14 @@ def hint_or(read: Callable[[], object]) -> object:
 @given(st.lists(st.sampled_from(["+", "-", "|", "(", ")", "2*", "0*", "a", "b c", "", "2*("]), max_size=9))
 def test_any_arguments_are_read_or_refused(arguments: list[str]) -> None:
     assert hint_or(lambda: to_json(parse(arguments, stdin=lambda: b"a")))
+
+
+@given(st.lists(st.sampled_from(["1000*", "0.001*", "20*", "0.1*", ""]), min_size=1, max_size=5))
+def test_every_query_that_is_read_can_be_asked_again(weights: list[str]) -> None:
+    """Where minuses meet, their weights are multiplied; what is read keeps to the limits of JSON."""
+    arguments = ["b", *(one for weight in weights for one in ("-", f"{weight}(")), "-", "20*a"]
+    try:
+        found = parse([*arguments, *[")"] * len(weights)])
+    except QuerySyntaxError:
+        return
+    assert from_json(to_json(found)) == found

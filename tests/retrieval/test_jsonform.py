@@ -47,6 +47,12 @@ def test_there_and_back(expression: Expression) -> None:
     assert from_json(json.loads(json.dumps(to_json(expression)))) == expression
 
 
+def test_multiplied_weights_come_back() -> None:
+    asked = parse(["bird", "-", "10*(", "-", "100*cat", ")", "-", ".5*(", "2*(", "a", "|", "b", ")", ")"])
+    assert [term.weight for term in terms_of(asked)] == [1, 1000, 1, 1]
+    assert again(asked) == asked
+
+
 def again(expression: Expression) -> Expression:
     return read_json(json.dumps(to_json(expression)))
 

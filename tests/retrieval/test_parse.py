@@ -25,6 +25,8 @@ def media(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         sound.setframerate(8000)
         sound.writeframes(b"\0\0" * 80)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
     return tmp_path
 
 
@@ -36,6 +38,9 @@ def media(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("text:./cow.png", Modality.TEXT, "./cow.png"),
         ("what is a .jpg", Modality.TEXT, "what is a .jpg"),
         ("and/or", Modality.TEXT, "and/or"),
+        ("~100 birds", Modality.TEXT, "~100 birds"),
+        ("~\0", Modality.TEXT, "~\0"),
+        ("~/cow.png", Modality.IMAGE, None),
         ("cow.png", Modality.IMAGE, None),
         ("./bark.wav", Modality.AUDIO, None),
         ("notes.md", Modality.TEXT, None),
@@ -57,6 +62,8 @@ def test_kind(media: Path, argument: str, modality: Modality, text: str | None) 
         ("dog.png", "no file"),
         ("file:dog", "does not exist"),
         ("file:.", "not a regular file"),
+        ("file:~no such user/x.png", "does not exist"),
+        ("~nobody-here.png", "no file"),
     ],
 )
 def test_what_cannot_be_a_query(media: Path, argument: str, part: str) -> None:

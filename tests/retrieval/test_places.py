@@ -47,6 +47,11 @@ def test_an_unregistered_index_is_used_only_when_named(tmp_path: Path) -> None:
     assert places.for_reading(tmp_path, None).path == tmp_path / ".triptych"
 
 
+def test_a_user_who_is_not_there_is_no_index() -> None:
+    with pytest.raises(IndexNotFound, match=r"~no such user/x \(from --index\) holds no index"):
+        places.for_reading(Path("~no such user/x"), None)
+
+
 def test_an_index_that_is_gone_is_forgotten(tmp_path: Path) -> None:
     gone, kept = make(tmp_path / "gone"), make(tmp_path / "kept")
     places.register(gone, [tmp_path])

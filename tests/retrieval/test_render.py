@@ -151,11 +151,16 @@ STAGES = Stages(
 
 def test_csv_has_the_stages_that_are_one_number() -> None:
     scored = replace(HIT, stages=STAGES, duplicates=2)
-    first, second = csv.DictReader(io.StringIO(render(result(scored, HIT), Format.CSV).decode()))
+    found = result(scored, HIT)
+    grouped = replace(found, request=replace(found.request, group_duplicates=True))
+    first, second = csv.DictReader(io.StringIO(render(grouped, Format.CSV).decode()))
     names = ("duplicates", "cosine", "lexical_rank", "lexical_score", "lexical_words", "fused", "reranked")
     assert [first[name] for name in names] == ["2", "0.5", "2", "3.25", "red hat", "0.0625", "0.75"]
     assert [second[name] for name in names] == ["0", "", "", "", "", "", ""]
     assert (first["rank"], first["key"]) == ("1", "")
+    (plain, _) = csv.DictReader(io.StringIO(render(found, Format.CSV).decode()))
+    assert plain | {"duplicates": "2"} == first | {"duplicates": "2"}
+    assert plain["duplicates"] == ""  # nobody counted
 
 
 def test_json_shows_the_query_as_it_can_be_asked_again(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from indexer.errors import ConfigError, ModelError
 from retrieval.config import cache_dir
+from retrieval.home import expanded
 from retrieval.models.bundle import link_or_copy
 from retrieval.models.families.allowed import Entry, Folder, card_licence, safe_name
 
@@ -51,11 +52,11 @@ class Hub:
 
         said = os.environ
         endpoint = said.get("HF_ENDPOINT") or constants.ENDPOINT
-        home = Path(said["HF_HOME"]).expanduser() / "hub" if said.get("HF_HOME") else None
+        home = expanded(said["HF_HOME"]) / "hub" if said.get("HF_HOME") else None
         offline = said.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
         return cls(
             endpoint.rstrip("/"),
-            Path(said.get("HF_HUB_CACHE") or home or constants.HF_HUB_CACHE).expanduser(),
+            expanded(said.get("HF_HUB_CACHE") or home or constants.HF_HUB_CACHE),
             offline or constants.is_offline_mode(),
             token or get_token(),
         )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from indexer.errors import ConfigError
+from retrieval.home import expanded
 
 PREFIXES = ("openclip", "st", "clap", "dir")
 _HUB, _LOCAL = "hf-hub:", "local-dir:"  # open_clip's own words for where an architecture comes from
@@ -109,7 +110,7 @@ def _part(text: str) -> Part:
 def _local_part(family: str, rest: str) -> Part:
     """A part that is a folder; named so that it means the same from every other folder."""
     try:
-        path = Path(rest).expanduser().resolve()
+        path = expanded(rest).resolve()
     except (RuntimeError, OSError, ValueError) as error:  # no such user, links in a circle, a zero byte
         raise ConfigError(f"{rest!r} names no folder: {error}") from error
     return Part(f"{family}:{path}", family, path=path)

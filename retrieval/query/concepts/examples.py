@@ -18,6 +18,7 @@ from indexer.errors import QueryError
 from indexer.fsio import hash_bytes
 from indexer.snapshot import Candidates, Snapshot
 from indexer.types import FloatArray, Item, Modality, Range, Source
+from retrieval.home import expanded
 from retrieval.query.compose import unit
 from retrieval.query.language.parse import parse_query
 
@@ -56,7 +57,7 @@ def find(snapshot: Snapshot, which: str, *, session: Session | None = None) -> E
         from retrieval.query.session import last
 
         return _hit(snapshot, (session or last()).hit(int(which), snapshot.path), which)
-    path = Path(which).expanduser()
+    path = expanded(which)
     if path.is_file():
         return _file(snapshot, path)
     item = _item_at(snapshot, path)

@@ -12,6 +12,7 @@ import numpy as np
 from indexer.errors import MediaError, QueryError
 from indexer.snapshot import Candidates, Snapshot
 from indexer.types import FloatArray, Modality, Source
+from retrieval.home import expanded
 from retrieval.query.compose import encode_segments
 from retrieval.query.concepts.examples import HIT, Example, find
 from retrieval.query.explain.passes import scores
@@ -43,7 +44,7 @@ def explain(searcher: Searcher, request: Request, which: str) -> Explanation:
     indexed, own = hit is not None, None
     if hit is None:
         hit, own = _outside(searcher, request, vectors, example, which)
-    named = Path(which).expanduser()
+    named = expanded(which)
     if not HIT.fullmatch(which) and named.is_file():
         hit = replace(hit, path=str(named))  # of several with its content
     heats, note = _heats(searcher, hit, vectors)

@@ -42,7 +42,10 @@ def any_of(parts: Sequence[Expression]) -> Expression:
 
 
 def negated(expression: Expression) -> Expression:
-    """An expression that must not match; one that must not already is what it was before."""
+    """An expression that must not match; one that must not already is what it was before.
+
+    That one weighs what both did, which `weight_fault` may find fault with.
+    """
     if isinstance(expression, Not):
         return reweighted(expression.part, expression.weight)
     return Not(expression)

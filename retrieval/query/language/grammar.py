@@ -136,8 +136,14 @@ class _Parser:
         minus = 0
         while self._accept(Kind.NOT):
             minus += 1
+        start = self.at
         found = self._weighted()
-        return negated(found) if minus % 2 else found
+        if minus % 2 == 0:
+            return found
+        turned = negated(found)
+        if fault := weight_fault(turned.weight):  # of a weight on each side of two minuses
+            raise self._fault(fault, self.tokens[start], hint=WEIGHTS)
+        return turned
 
     def _weighted(self) -> Expression:
         start = self.tokens[self.at] if self.at < len(self.tokens) else None

@@ -72,9 +72,11 @@ def read_json(text: str) -> Expression:
 
 
 def to_json(expression: Expression) -> dict[str, Any]:
-    """An expression as `from_json` takes it, in any folder of this machine: files are absolute. Never raises.
+    """An expression as `from_json` takes it, in any folder of this machine: files are absolute.
 
-    A concept is told by its name, also where its vector is known; what only has a vector, by that.
+    A concept is told by its name, also where its vector is known; what only has a vector, by that. A medium
+    from standard input is told as such, and `from_json` refuses it: it is gone. OSError where the working
+    folder is gone, and a file's path is relative.
     """
     if isinstance(expression, Term):
         told: dict[str, Any] = _query_json(expression.query)

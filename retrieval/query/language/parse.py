@@ -12,6 +12,7 @@ from pathlib import Path
 from indexer.errors import QueryError, TriptychError
 from indexer.media.kinds import HEAD_BYTES, modality_of, modality_of_content
 from indexer.types import Modality
+from retrieval.home import expanded
 from retrieval.types import Query
 
 STDIN = "-"  # the argument that stands for standard input, and what a medium from there is called
@@ -30,10 +31,10 @@ def parse_query(argument: str, *, stdin: Callable[[], bytes] | None = None) -> Q
     if argument.startswith("text:"):
         return _words(argument.removeprefix("text:"))
     if argument.startswith("file:"):
-        return _file(Path(argument.removeprefix("file:")).expanduser())
+        return _file(expanded(argument.removeprefix("file:")))
     if argument.startswith("concept:"):
         return _concept(argument.removeprefix("concept:"))
-    path = Path(argument).expanduser()
+    path = expanded(argument)
     if _is_file(path) and (modality_of(path.name) is not None or _looks_like_path(argument)):
         return _file(path)
     if _looks_like_path(argument):
