@@ -38,8 +38,8 @@ class DerivedFiles:
         keys = dict(parent.derived)
         try:
             with Snapshot.open(self._pointer.index_dir, generation=parent.name) as snapshot:
-                snapshot.generation = sound = snapshot.sound  # what is damaged is due
-                due = [one for one in derivations if one.due(sound)]
+                snapshot.generation = sound = snapshot.sound  # what is damaged is due to be made,
+                due = [one for one in derivations if one.due(sound) or one.due(parent)]  # or to go
                 if not due:
                     return parent
                 for derivation in due:
@@ -47,7 +47,8 @@ class DerivedFiles:
                         keys.pop(key, None)
                         if content:
                             keys[key] = self._stage(content)
-            if keys == parent.derived == sound.derived:
+            damaged = set(parent.derived.values()) - set(sound.derived.values())
+            if keys == parent.derived and not damaged & self._made.keys():
                 return parent
             return self._publish(parent, keys)
         finally:

@@ -58,9 +58,9 @@ class Twins:
 
         They may lag behind the index after an update that was cut short: what is new has no group then.
         """
-        keys = _keys(snapshot.generation)
-        content = snapshot.derived(keys[-1]) if keys else None
-        return None if content is None else cls.read(content)
+        contents = (snapshot.derived(key) for key in reversed(_keys(snapshot.generation)))
+        whole = next((content for content in contents if content is not None), None)  # a damaged one may stay
+        return None if whole is None else cls.read(whole)
 
     @classmethod
     def read(cls, content: memoryview | bytes) -> Twins | None:
@@ -91,10 +91,13 @@ class Twins:
             return None
         return int(known.leader[place])
 
-    def size(self, group: int, modality: Modality) -> int:
-        """How many contents a group has."""
-        known = self.known.get(modality)
-        return 0 if known is None else int(np.count_nonzero(known.leader == group))
+    def contents_with(self, content_hash: bytes, modality: Modality) -> list[bytes]:
+        """Hashes of all contents of a content's group, ascending; none where it has no twin."""
+        group = self.group(content_hash, modality)
+        if group is None:
+            return []
+        known = self.known[modality]
+        return [one.tobytes() for one in known.twins[known.leader == group]]
 
     def groups(self, modality: Modality) -> list[list[bytes]]:
         """Content hashes of each group, its leader first, then ascending; groups by their leader's hash."""

@@ -6,7 +6,6 @@ Pure functions: over hits in order, and over numpy arrays. Nothing here reads an
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,42 +16,43 @@ from indexer.vectors import IndexArray
 from retrieval.types import Hit
 
 if TYPE_CHECKING:
+    from indexer.snapshot import Key
     from indexer.twins import Twins
 
 
-def grouped(hits: Sequence[Hit], twins: Twins | None) -> list[Hit]:
-    """Of each group of near-duplicates the first hit, which counts the others as its `duplicates`.
+def grouped(hits: Sequence[Hit], twins: Twins | None) -> list[int]:
+    """Places of the hits that stay, in order: of each group of near-duplicates the first item.
 
-    The order is kept; ranks are left as they are. The same content under several items is one group, also
-    without `twins`, which know how many contents a group has in all. A caption that matched tells nothing of
-    its picture: such a hit is a group of its own. Further segments of the item that stands for a group stay.
+    The same content under several items is one group, also without `twins`, which know what else is near it.
+    A caption that matched tells nothing of its picture: such a hit is a group of its own. Further segments of
+    the item that stands for a group stay.
     """
-    shown: dict[Hashable, Hit] = {}
-    others: dict[Hashable, set[str]] = {}
-    kept: list[tuple[Hashable, Hit]] = []
-    for hit in hits:
-        key = _key(hit, twins)
-        first = shown.setdefault(key, hit)
-        if first.item_id == hit.item_id:
-            kept.append((key, hit))
-        else:
-            others.setdefault(key, set()).add(hit.item_id)
-    return [replace(hit, duplicates=_others(key, others.get(key, set()), twins)) for key, hit in kept]
+    first: dict[Hashable, str] = {}
+    return [
+        place
+        for place, hit in enumerate(hits)
+        if first.setdefault(_group(hit, twins), hit.item_id) == hit.item_id
+    ]
 
 
-def _key(hit: Hit, twins: Twins | None) -> Hashable:
+def _group(hit: Hit, twins: Twins | None) -> Hashable:
     """The group of a hit: its number and modality, or what the hit is alone with."""
-    if hit.source is not Source.FILE or not hit.content_hash:
+    if not _of_file(hit):
         return hit.item_id
     group = twins.group(hit.content_hash, hit.modality) if twins is not None else None
     return (hit.content_hash, hit.modality) if group is None else (group, hit.modality)
 
 
-def _others(key: Hashable, seen: set[str], twins: Twins | None) -> int:
-    """How many there are beside the first: those seen, or what the group is known to have."""
-    if twins is None or not isinstance(key, tuple) or not isinstance(key[0], int):
-        return len(seen)
-    return max(len(seen), twins.size(key[0], key[1]) - 1)
+def contents_of(hit: Hit, twins: Twins | None) -> set[Key]:
+    """The contents of a hit's group, by which its items are found; none where it is a group of its own."""
+    if not _of_file(hit):
+        return set()
+    near = twins.contents_with(hit.content_hash, hit.modality) if twins is not None else ()
+    return {(content, hit.modality, hit.source) for content in (hit.content_hash, *near)}
+
+
+def _of_file(hit: Hit) -> bool:
+    return hit.source is Source.FILE and bool(hit.content_hash)
 
 
 def mmr(scores: FloatArray, vectors: FloatArray, k: int, trade: float) -> IndexArray:

@@ -34,13 +34,13 @@ def best_items(
     `whole` says that there are no more segments; `only` leaves out items that a filter does not want.
     """
     results: list[list[Match] | None] = []
-    for matches in _matches(snapshot, found, only):
+    for one, matches in zip(found, _matches(snapshot, found, only), strict=True):
         best: dict[str, Match] = {}
         for match in matches:
             best.setdefault(match.item.id, match)
         kept = list(best.values())
-        # Not `> k`: a tie at the cut could continue among segments that were not asked for.
-        settled = whole or (len(kept) > k and kept[k].score < kept[k - 1].score)
+        # What scores as the last segment does could continue among segments that were not asked for.
+        settled = whole or (len(kept) >= k and kept[k - 1].score > float(one.score[-1]))
         results.append(kept[:k] if settled else None)
     return results
 

@@ -14,7 +14,7 @@ from retrieval.query.blend import DEPTH, likely, with_words
 from retrieval.query.context import Context
 from retrieval.query.fuse import by_score, interleave
 from retrieval.query.ranked import Ranked, ranked
-from retrieval.query.second import LOOKED, looked_again, varied
+from retrieval.query.second import LOOKED, counted, looked_again, varied
 from retrieval.types import Hit, Lexical, Request, SearchResult
 
 FEW = 50  # segments of a modality; calibrations are fitted on more
@@ -87,7 +87,8 @@ def page(
         found = looked_again(snapshot, context, found)
     with watch.stage("vary"):
         kept = varied(snapshot, context, found)
-    hits = [one.hit for one in kept][request.offset : request.offset + request.k]
+        shown = [one.hit for one in kept[request.offset : request.offset + request.k]]
+        hits = counted(snapshot, context, shown)
     return result_of(
         snapshot,
         request,

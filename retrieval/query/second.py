@@ -1,21 +1,25 @@
-"""What a list of hits goes through once it is there: a second look at the best, groups, diversity.
+"""What a list of hits goes through once it is there: a second look at the best, groups, diversity, counts.
 
 The arithmetic is in rerank.py and diversify.py; here is what it is given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from indexer.errors import QueryError
-from indexer.snapshot import Snapshot
+from indexer.snapshot import Key, Snapshot
 from indexer.types import FloatArray, Modality
 from retrieval.query.context import Context
 from retrieval.query.ranked import Ranked, vectors_of
-from retrieval.types import Rerank
+from retrieval.types import Hit, Rerank
+
+if TYPE_CHECKING:
+    from retrieval.query.filters.where import Filter
 
 LOOKED = 50  # hits that diversity chooses from; always as many, so that pages are cut from one order
 Scores = Callable[[list[Ranked]], FloatArray]
@@ -46,28 +50,46 @@ def varied(snapshot: Snapshot, context: Context, found: Sequence[Ranked]) -> lis
     request = context.request
     kept = list(found)
     if request.group_duplicates:
-        kept = list(_grouped(context, kept))
+        from retrieval.query.diversify import grouped
+
+        kept = [kept[place] for place in grouped([one.hit for one in kept], context.twins)]
     if request.diverse is not None and len(kept) > 1:
         from retrieval.query.diversify import mmr
 
         pool, rest = kept[:LOOKED], kept[LOOKED:]
-        order = mmr(_worth(pool), vectors_of(snapshot, pool), len(pool), request.diverse)
-        kept = [pool[place] for place in order.tolist()] + rest
+        shown = min(request.offset + request.k, len(pool))  # what follows them is never seen
+        order = mmr(_worth(pool), vectors_of(snapshot, pool), shown, request.diverse).tolist()
+        order += sorted(set(range(len(pool))) - set(order))
+        kept = [pool[place] for place in order] + rest
     return kept
 
 
-def _grouped(context: Context, found: Sequence[Ranked]) -> Iterator[Ranked]:
-    from retrieval.query.diversify import grouped
+def counted(snapshot: Snapshot, context: Context, hits: Sequence[Hit]) -> list[Hit]:
+    """The hits that are shown, with how many other items of the index are near-duplicates of each.
 
-    places = {id(one.hit): one for one in found}
-    by_segment = {_segment(one): one for one in found}
-    for hit in grouped([one.hit for one in found], context.twins):
-        one = places.get(id(hit)) or by_segment[hit.item_id, hit.modality, hit.source, hit.range]
-        yield one._replace(hit=hit)
+    All that the filter allows count, found or not, so the number depends neither on how many hits were looked
+    at nor on the page. An item that several near-duplicates belong to counts once.
+    """
+    if not context.request.group_duplicates:
+        return list(hits)
+    from retrieval.query.diversify import contents_of
+
+    groups = [contents_of(hit, context.twins) for hit in hits]
+    items = _items_of(snapshot, context.filter, set().union(*groups))
+    alike = [set().union(*(items.get(key, ()) for key in group)) for group in groups]
+    return [
+        replace(hit, duplicates=len(found - {hit.item_id})) for hit, found in zip(hits, alike, strict=True)
+    ]
 
 
-def _segment(one: Ranked) -> tuple[object, ...]:
-    return one.hit.item_id, one.hit.modality, one.hit.source, one.hit.range
+def _items_of(snapshot: Snapshot, only: Filter | None, keys: set[Key]) -> dict[Key, set[str]]:
+    """Ids of the items that have each content, of those that a filter allows."""
+    if only is None:
+        return {key: {item.id for item in items} for key, items in snapshot.items_of(keys).items()}
+    return {
+        key: set().union(*(only.items_of(part, row) for part, row in places))
+        for key, places in snapshot.places_of(keys).items()
+    }
 
 
 def _worth(found: Sequence[Ranked]) -> FloatArray:

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from indexer.derived import items_id, key_of, telling, told
+from indexer.deriving import Kept
+from indexer.deriving import derive as derive_kept
 from indexer.errors import CommitConflict, StoreError
 from indexer.generation import Generation, read_current
 from indexer.publish import Publisher
@@ -288,6 +290,27 @@ def test_a_damaged_file_that_nobody_makes_costs_no_generation(index: Path) -> No
 
     assert derive(index, Others()) == first
     assert read_current(index) == first
+
+
+def damage(index: Path, generation: Generation, key: str) -> None:
+    path = index / generation.derived[key]
+    path.write_bytes(b"X" + path.read_bytes()[1:])
+
+
+def test_a_damaged_file_can_be_removed(index: Path) -> None:
+    first = derive(index, Tally())
+    part = key_of("tally", first.parts[0].id)
+    for key in ("tally/index", part):
+        damage(index, first, key)
+    derive_kept(index, [Kept("tally/index", b"")])
+    second = read_current(index)
+    assert set(second.derived) == set(first.derived) - {"tally/index"}
+    # What is gone is not removed twice, whatever else is damaged, and what is kept is not kept again.
+    whole = key_of("tally", items_id(first.items_file))
+    derive_kept(index, [Kept("tally/index", b""), Kept(whole, f"{whole} 20".encode())])
+    assert read_current(index) == second
+    derive_kept(index, [Kept(part, b"")])
+    assert set(read(index)) == {whole}
 
 
 STOPPED = """

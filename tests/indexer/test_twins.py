@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer.derived import KEY
+from indexer.derived import KEY, key_of
+from indexer.deriving import Kept
+from indexer.deriving import derive as derive_kept
 from indexer.generation import Generation, Root, Space
 from indexer.grouping import NONE, grouped
 from indexer.likeness import Nearness, Pairs, contents_of, likeness_of
 from indexer.snapshot import Snapshot
 from indexer.store import Writer
-from indexer.twins import Twins, TwinsDerivation
+from indexer.twins import KIND, Twins, TwinsDerivation
 from indexer.types import FloatArray, Item, Member, Modality, Range, Segment, Source
 from indexer.vectors import IndexArray
 
@@ -331,3 +333,19 @@ def test_an_index_without_groups_and_a_file_of_another_form(tmp_path: Path) -> N
         assert twins is not None
         assert twins.group(b"\xff" * 16, Modality.IMAGE) is None
         assert twins.group(b"\0" * 16, Modality.AUDIO) is None
+
+
+def test_a_damaged_file_of_another_state_hides_no_groups(tmp_path: Path) -> None:
+    media = [picture(name, np.eye(DIM, dtype=np.float32)[0], word) for name, word in (("a", 0), ("b", 1))]
+    commit(tmp_path, media, [media])
+    derive(tmp_path)
+    last = key_of(KIND, detail="f" * 16)
+    derive_kept(tmp_path, [Kept(last, b"another")])
+    with Snapshot.open(tmp_path) as snapshot:
+        (tmp_path / snapshot.generation.derived[last]).write_bytes(b"damaged")
+    assert groups(tmp_path, Modality.IMAGE) == {frozenset({b"a", b"b"})}
+    with Snapshot.open(tmp_path) as snapshot:
+        twins = Twins.open(snapshot)
+        assert twins is not None
+        assert twins.contents_with(content("b"), Modality.IMAGE) == [content("a"), content("b")]
+        assert twins.contents_with(content("b"), Modality.TEXT) == []

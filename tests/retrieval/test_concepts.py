@@ -199,6 +199,8 @@ def test_examples_are_files_items_and_what_is_not_in_the_index(
     assert np.array_equal(find(snapshot, str(copy)).vector, inside.vector)  # type: ignore[arg-type]
     picture(tmp_path / "new.png", "red", 40)
     assert not find(snapshot, str(tmp_path / "new.png")).indexed
+    with pytest.raises(QueryError, match="~100 birds is no file, and the index has nothing of that name"):
+        find(snapshot, "~100 birds")
     concept = learn(snapshot, ToyModel(), "new", [str(tmp_path / "new.png")])  # type: ignore[arg-type]
     assert {name[:3] for name in order(snapshot, concept, Modality.IMAGE, 6)} == {"red"}
     assert concept.measured is None
@@ -283,6 +285,24 @@ def test_it_is_kept_listed_and_removed(index: Path) -> None:
         assert load(opened, "red").others == 7
     with pytest.raises(QueryError, match="no concept 'a-boat'"):
         concepts.remove(index, "a-boat")
+
+
+def test_a_damaged_one_is_removed_and_learned_again(index: Path) -> None:
+    concept = kept(index)
+    save(index, replace(concept, name="boat"))
+    with Snapshot.open(index) as opened:
+        for name in ("boat", "red"):
+            path = index / opened.generation.derived[f"concept/index/{name}"]
+            path.write_bytes(b"X" + path.read_bytes()[1:])
+    with Snapshot.open(index) as opened, pytest.raises(QueryError, match="the concept 'boat' is damaged"):
+        load(opened, "boat")
+    concepts.remove(index, "boat")
+    with pytest.raises(QueryError, match="no concept 'boat'"):
+        concepts.remove(index, "boat")
+    save(index, concept, over=True)  # the very file that is damaged
+    with Snapshot.open(index) as opened:
+        assert names(opened) == ["red"]
+        assert to_bytes(load(opened, "red")) == to_bytes(concept)
 
 
 def test_a_commit_that_came_first_is_no_failure(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:

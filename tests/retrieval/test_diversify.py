@@ -8,7 +8,7 @@ import pytest
 from indexer.errors import QueryError
 from indexer.twins import Twins, _Known
 from indexer.types import FloatArray, Modality, Range, Source
-from retrieval.query.diversify import grouped, mmr
+from retrieval.query.diversify import contents_of, grouped, mmr
 from retrieval.types import Hit
 
 
@@ -102,26 +102,21 @@ def twins(*names: str) -> Twins:
     )
 
 
-def counts(hits: list[Hit]) -> list[tuple[str, int]]:
-    return [(one.item_id, one.duplicates) for one in hits]
+def kept(hits: list[Hit], of: Twins | None) -> list[str]:
+    return [hits[place].item_id for place in grouped(hits, of)]
 
 
-def test_a_group_is_shown_once_with_its_count_in_order() -> None:
+def test_a_group_is_shown_once_in_order() -> None:
     hits = [hit("i1", "x"), hit("i2", "a"), hit("i3", "b"), hit("i4", "y"), hit("i5", "c"), hit("i6", "a")]
-    assert counts(grouped(hits, twins("a", "b", "c"))) == [("i1", 0), ("i2", 3), ("i4", 0)]
+    assert kept(hits, twins("a", "b", "c")) == ["i1", "i2", "i4"]
     # Without groups only the same content is one.
-    assert counts(grouped(hits, None)) == [("i1", 0), ("i2", 1), ("i3", 0), ("i4", 0), ("i5", 0)]
+    assert kept(hits, None) == ["i1", "i2", "i3", "i4", "i5"]
 
 
 def test_modalities_and_hits_without_a_content_stay_apart() -> None:
-    hits = [hit("i1", "a"), hit("i2", "a", modality=Modality.TEXT), hit("i3", ""), hit("i4", "")]
+    hits = [hit("i1", "a"), hit("i2", "a", modality=Modality.TEXT)]
     nameless = [Hit(0, one, None, Modality.IMAGE, Source.FILE, 0.1) for one in ("i5", "i6")]
-    assert counts(grouped([*hits[:2], *nameless], twins("a", "b"))) == [
-        ("i1", 1),  # "b", which no hit is of
-        ("i2", 0),
-        ("i5", 0),
-        ("i6", 0),
-    ]
+    assert kept([*hits, *nameless], twins("a", "b")) == ["i1", "i2", "i5", "i6"]
 
 
 def test_a_shared_caption_makes_no_duplicate() -> None:
@@ -130,7 +125,7 @@ def test_a_shared_caption_makes_no_duplicate() -> None:
         hit("i2", "caption", modality=Modality.TEXT, source=Source.CAPTION),
         hit("i3", "b"),
     ]
-    assert counts(grouped(hits, twins("a", "b"))) == [("i1", 0), ("i2", 0), ("i3", 1)]
+    assert kept(hits, twins("a", "b")) == ["i1", "i2", "i3"]
 
 
 def test_segments_of_one_item_are_no_duplicates() -> None:
@@ -140,4 +135,18 @@ def test_segments_of_one_item_are_no_duplicates() -> None:
         hit("i1", "s", modality=Modality.AUDIO, start=5),
         hit("i2", "s", modality=Modality.AUDIO, start=5),
     ]
-    assert counts(grouped(hits, None)) == [("i1", 1), ("i1", 1)]
+    assert grouped(hits, None) == [0, 2]
+
+
+def test_the_contents_that_a_hit_stands_for() -> None:
+    def told(one: Hit, of: Twins | None) -> set[bytes]:
+        found = contents_of(one, of)
+        assert {key[1:] for key in found} <= {(one.modality, Source.FILE)}
+        return {key[0].rstrip(b"\0") for key in found}
+
+    group = twins("a", "b", "c")
+    assert told(hit("i1", "b"), group) == {b"a", b"b", b"c"}
+    assert told(hit("i1", "b"), None) == told(hit("i1", "b", modality=Modality.TEXT), group) == {b"b"}
+    assert told(hit("i1", "x"), group) == {b"x"}
+    assert told(hit("i1", "a", source=Source.CAPTION), group) == set()
+    assert told(Hit(0, "i1", None, Modality.IMAGE, Source.FILE, 0.1), group) == set()

@@ -73,6 +73,33 @@ def learn(
     _check_sides(given[True], given[False])
     samples = {modality: snapshot.vectors_of(sampled(snapshot, modality, SAMPLE)) for modality in Modality}
     frames = _frames(samples, given[True] + given[False])
+    probe, others = _fitted(name, given, samples, frames)
+    return Concept(
+        name=name,
+        space_id=snapshot.space_id,
+        model=snapshot.model,
+        direction=probe.direction,
+        lines={modality: _line(probe, modality, on) for modality, on in frames.items()},
+        examples=_marked(given),
+        others=others,
+        measured=probe.measured,
+        measured_of={Modality(kind): one for kind, one in probe.measured_of.items()},
+    )
+
+
+Given = list[tuple[Example, FloatArray]]  # examples with their unit vectors
+
+
+def _fitted(
+    name: str,
+    given: Mapping[bool, Given],
+    samples: Mapping[Modality, FloatArray],
+    frames: Mapping[Modality, Frame],
+) -> tuple[Probe, int]:
+    """The probe that tells good examples from bad ones and the collection, and how much of that it was given.
+
+    QueryError where there is nothing to tell them from.
+    """
     good, bad = (_rows(given[side], frames) for side in (True, False))
     others, kinds = _others(samples, given, frames)
     if not len(bad) + len(others):
@@ -81,25 +108,16 @@ def learn(
             hint="give bad ones with --no, or index more than the examples",
         )
     groups = [one.modality.value for side in (True, False) for one, _ in given[side]] + kinds
-    probe = fit(good, bad, others, groups=np.array(groups))
-    return Concept(
-        name=name,
-        space_id=snapshot.space_id,
-        model=snapshot.model,
-        direction=probe.direction,
-        lines={modality: _line(probe, modality, on) for modality, on in frames.items()},
-        examples=tuple(
-            Marked(one.name, side, one.modality, one.content.hex(), one.indexed)
-            for side in (True, False)
-            for one, _ in given[side]
-        ),
-        others=len(others),
-        measured=probe.measured,
-        measured_of={Modality(name): one for name, one in probe.measured_of.items()},
+    return fit(good, bad, others, groups=np.array(groups)), len(others)
+
+
+def _marked(given: Mapping[bool, Given]) -> tuple[Marked, ...]:
+    """The examples as a concept names them, the good ones first."""
+    return tuple(
+        Marked(one.name, side, one.modality, one.content.hex(), one.indexed)
+        for side in (True, False)
+        for one, _ in given[side]
     )
-
-
-Given = list[tuple[Example, FloatArray]]  # examples with their unit vectors
 
 
 def _vectors(found: Sequence[Example], snapshot: Snapshot, model: Model | None) -> Given:
