@@ -320,7 +320,11 @@ def test_large_parts_share_one_codebook_and_keep_their_recall(lists: Path) -> No
     assert verify(lists).problems == []
 
 
-def test_several_queries_find_what_each_finds_alone(lists: Path) -> None:
+@pytest.mark.parametrize("structure_from", [100, 10_000])
+def test_several_queries_find_what_each_finds_alone(
+    lists: Path, structure_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vectors, "STRUCTURE_FROM", structure_from)
     rows = _clustered(6000)
     _grow(lists, rows[:4000], 0)
     grown = _grow(lists, rows[4000:], 4000)
