@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -121,6 +122,18 @@ def _detail(tensor: npt.NDArray[Any]) -> FloatArray:
 def _unit(vector: FloatArray) -> FloatArray:
     length = float(np.linalg.norm(vector))
     return (vector / length if length > 0 else vector).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class ToyModel:
+    """As much of a model as an index and a search ask for."""
+
+    path: Path = Path("nowhere")  # of its folder
+    name: str = "toy"
+    space_id: str = SPACE
+
+    def tower(self, modality: Modality) -> ToyEncoder:
+        return ToyEncoder(modality)
 
 
 def asked(query: Query, vector: FloatArray, **options: Any) -> Context:

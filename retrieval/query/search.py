@@ -77,11 +77,13 @@ def page(
     """What is shown of the lists of all modalities, which are `depth` long where there is so much."""
     request = context.request
     with watch.stage("merge"):
-        found = merged([hits for hits in lists if _believed(snapshot, context, hits)], request)
-        found = [one for one in found if likely(one.hit, request)]
+        believed = [hits for hits in lists if _believed(snapshot, context, hits)]
+        meant = merged(believed, request)
+        found = [one for one in meant if likely(one.hit, request)]
     with watch.stage("words"):
         wanted = max(page_depth(request), depth if request.group_duplicates else 0)
-        prefer = [one.hit.item_id for one in merged(lists, request)[:DEPTH]] if context.lexicon else []
+        told = context.lexicon is None or len(believed) == len(lists)
+        prefer = [one.hit.item_id for one in (meant if told else merged(lists, request))[:DEPTH]]
         found = with_words(snapshot, context, found, searched=searched, wanted=wanted, prefer=prefer)
     with watch.stage("rerank"):
         found = looked_again(snapshot, context, found)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from indexer.errors import QueryError
+from indexer.fsio import write_atomic
 from indexer.snapshot import Snapshot
 from indexer.types import Modality, Range, Source
 from retrieval.config import data_dir
@@ -93,7 +93,8 @@ def save(result: SearchResult) -> None:
     with contextlib.suppress(OSError, ValueError):
         folder = data_dir()
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / FILE, json.dumps(_document(result), separators=(",", ":")).encode())
+        said = json.dumps(_document(result), separators=(",", ":")).encode()
+        write_atomic(folder / FILE, said, private=True, durable=False)  # no search waits for the disk
 
 
 def forget() -> None:
@@ -195,17 +196,3 @@ def _session(document: Any) -> Session:
             SessionHit(rank, item_id, path, Modality(modality), Source(source), bytes.fromhex(content), span)
         )
     return Session(Path(document["index"]), document["space_id"], document["request"], tuple(hits))
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Replace a file that only its owner may read. Not flushed to the disk: no search waits for that."""
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        beside.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise

@@ -12,6 +12,12 @@ from tests.indexer.trees import (
 
 
 @pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's folder of the test's own; for modules that use this fixture."""
+    monkeypatch.setenv("TRIPTYCH_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
 def decoding(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Inline, but for tests that ask for real `workers`; for modules that use this fixture."""
     if "workers" not in request.fixturenames:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from indexer.errors import IndexNotFound
 from indexer.generation import Generation, Root, Space
 from indexer.snapshot import Snapshot
 from indexer.store import StagedPart, Writer
@@ -84,14 +85,18 @@ def commit(
 def update(index: Path, world: dict[str, str]) -> Generation:
     """Bring an index to a state of the world, encoding only what it has no vectors of."""
     with Writer.open(index, create=True) as writer:
-        parent = writer.current()
+        return commit(writer, writer.current(), world, stage(writer, lacking(index, world)))
+
+
+def lacking(index: Path, world: dict[str, str]) -> list[str]:
+    """The words of a world that an index has no vectors of, sorted; all where it has no generation."""
+    try:
+        with Snapshot.open(index) as snapshot:
+            keys = snapshot.keys()
+        known = {content_hash for content_hash, _, _ in keys}
+    except IndexNotFound:
         known = set()
-        if parent is not None:
-            with Snapshot.open(index) as snapshot:
-                keys = snapshot.keys()
-            known = {content_hash for content_hash, _, _ in keys}
-        new = sorted(word for word in set(world.values()) if digest(word) not in known)
-        return commit(writer, parent, world, stage(writer, new))
+    return sorted(word for word in set(world.values()) if digest(word) not in known)
 
 
 Found = list[tuple[float, bytes, float]]  # score, content hash, start

@@ -47,9 +47,7 @@ class Tally:
                 yield key, f"{key} {size}".encode()
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRIPTYCH_HOME", str(tmp_path / "home"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
@@ -57,6 +55,18 @@ def index(tmp_path: Path) -> Path:
     path = tmp_path / "index"
     update(path, words(20))
     return path
+
+
+def publishing(index: Path, tally: Tally, stack: ExitStack) -> Publisher:
+    """A publisher of an update that derives with `tally`."""
+    return Publisher(
+        index,
+        (SPACE_ID, SPACES[SPACE_ID]),
+        BuildOptions(derivations=(tally,)),
+        Stopwatch(),
+        on_event=lambda _: None,
+        stack=stack,
+    )
 
 
 def derive(index: Path, *derivations: Tally) -> Generation:
@@ -261,14 +271,7 @@ def test_a_writer_at_hand_opens_the_generation_once(index: Path, monkeypatch: py
 
     tally = Tally()
     with ExitStack() as stack:
-        publisher = Publisher(
-            index,
-            (SPACE_ID, SPACES[SPACE_ID]),
-            BuildOptions(derivations=(tally,)),
-            Stopwatch(),
-            on_event=lambda _: None,
-            stack=stack,
-        )
+        publisher = publishing(index, tally, stack)
         base = publisher.read_base().generation
         assert base is not None
         publisher.open()
@@ -392,14 +395,7 @@ def test_what_is_damaged_is_done_without_and_made_anew(index: Path, damage: str)
         check(index, words(20))
         tally = Tally()
         with ExitStack() as stack:
-            publisher = Publisher(
-                index,
-                (SPACE_ID, SPACES[SPACE_ID]),
-                BuildOptions(derivations=(tally,)),
-                Stopwatch(),
-                on_event=lambda _: None,
-                stack=stack,
-            )
+            publisher = publishing(index, tally, stack)
             publisher.read_base()
             publisher.derive()
         assert tally.made == [key]

@@ -22,6 +22,7 @@ from tests.indexer.indexes import (
     check,
     commit,
     digest,
+    lacking,
     modality_of,
     segments_of,
     stage,
@@ -49,9 +50,7 @@ ALL = Facts(
 )
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRIPTYCH_HOME", str(tmp_path / "home"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def told(word: str) -> Facts | None:
@@ -64,13 +63,7 @@ def told(word: str) -> Facts | None:
 def update_with_facts(index: Path, world: dict[str, str]) -> None:
     """As indexes.update, with facts for what is new."""
     with Writer.open(index, create=True) as writer:
-        parent = writer.current()
-        known = set()
-        if parent is not None:
-            with Snapshot.open(index) as snapshot:
-                keys = snapshot.keys()
-            known = {content_hash for content_hash, _, _ in keys}
-        names = [word for word in sorted(set(world.values())) if digest(word) not in known]
+        names = lacking(index, world)
         pieces = [segments_of(word) for word in names]
         segments = [
             Segment(one.content_hash, one.modality, one.source, one.range, one.text, one.phash, told(word))
@@ -78,7 +71,7 @@ def update_with_facts(index: Path, world: dict[str, str]) -> None:
             for one in own
         ]
         rows = np.concatenate([vectors for _, vectors in pieces])
-        commit(writer, parent, world, [writer.add_part(segments, rows, space_id=SPACE_ID)])
+        commit(writer, writer.current(), world, [writer.add_part(segments, rows, space_id=SPACE_ID)])
 
 
 def stored(index: Path) -> dict[bytes, set[tuple[int | None, str | None, str | None]]]:

@@ -37,9 +37,7 @@ NEAR = Nearness(
 Medium = tuple[bytes, Modality, list[Segment], FloatArray]
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRIPTYCH_HOME", str(tmp_path / "home"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def content(name: str) -> bytes:

@@ -18,10 +18,7 @@ from indexer.store import Writer
 from indexer.verify import verify
 from tests.indexer.indexes import SPACE_ID, commit, stage, update, words
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRIPTYCH_HOME", str(tmp_path / "home"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +35,9 @@ from retrieval.query.language.parse import parse_query
 from retrieval.query.sample import sampled
 from tests.indexer.indexes import digest, unit
 from tests.indexer.indexes import update as update_world
-from tests.toy import SPACE, toy_encoders
+from tests.toy import ToyModel, toy_encoders
 
 COLOURS = ("red", "green", "blue", "black", "white")
-
-
-@dataclass(frozen=True)
-class ToyModel:
-    """As much of a model as learning asks for."""
-
-    name: str = "toy"
-    space_id: str = SPACE
-
-    def tower(self, modality: Modality) -> Any:
-        return toy_encoders()[modality]
 
 
 def vectors(snapshot: Snapshot, modality: Modality, count: int = 512) -> FloatArray:

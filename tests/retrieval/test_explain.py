@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +27,7 @@ from retrieval.query.searcher import Searcher
 from retrieval.render.heat import explanation_json, explanation_lines, heat_lines, words_line
 from retrieval.types import AllOf, Expression, Lexical, LexicalScore, Not, Query, Request, Term
 from tests.retrieval.test_search import tone
-from tests.toy import SPACE, toy_encoders
-
-
-@dataclass(frozen=True)
-class ToyModel:
-    """As much of a model as a search asks for."""
-
-    name: str = "toy"
-    space_id: str = SPACE
-
-    def tower(self, modality: Modality) -> Any:
-        return toy_encoders()[modality]
+from tests.toy import ToyModel, toy_encoders
 
 
 @pytest.fixture(scope="module")

@@ -46,25 +46,13 @@ from retrieval.types import (
     Term,
 )
 from tests.retrieval.test_search import tone
-from tests.toy import COLOURS, SPACE, ToyEncoder, word_vector
+from tests.toy import COLOURS, SPACE, ToyModel, word_vector
 
 IMAGE, TEXT, AUDIO = Modality.IMAGE, Modality.TEXT, Modality.AUDIO
 WORDS = ["red", "green", "blue", "boat", "hill", "sea", "cat", "snow", "low", "high"]
 SEA = "path LIKE '%/sea/%'"
 MANY = 500  # more than there is
 RARE = "zanzibar"  # stands in the name of one picture, whose vector is far from the word's
-
-
-@dataclass(frozen=True)
-class ToyModel:
-    """As much of a model as a search asks for."""
-
-    path: Path
-    space_id: str = SPACE
-    name: str = "toy"
-
-    def tower(self, modality: Modality) -> ToyEncoder:
-        return ToyEncoder(modality)
 
 
 def pattern(path: Path, seed: int, colour: str) -> None:
